@@ -1,0 +1,223 @@
+"""The `sd2` command: run ComfyUI workflows without ComfyUI, and say what a checkpoint holds.
+
+torch and the nodes are imported when a command needs them, so that --help and --version answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Commands = Any  # argparse has no public name for it
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+RUN_HELP = """\
+Run a workflow saved from ComfyUI (UI or API format), or a PNG that has one embedded. The whole workflow is checked
+first, and all that is wrong with it is said at once. Pictures are written as PNG with the workflow inside, so that
+dragging one into ComfyUI opens it; their paths are printed, one a line.
+"""
+RUN_EXAMPLES = """\
+examples:
+  sd2 run workflows/inpaint.json
+  sd2 run inpaint.json --set "Prompt.text=a brick wall" --set Sampler.seed=7 --output-dir results
+  sd2 run inpaint.json --set Checkpoint.ckpt_name=512-inpainting-ema.safetensors --models-dir ~/ComfyUI/models
+  sd2 run results/ComfyUI_00001_.png --set Sampler.steps=50
+
+exit status: 0 done, 1 a node failed, 2 the workflow or an argument is wrong
+"""
+INSPECT_HELP = """\
+Say what a checkpoint is, without loading its weights: kind, prediction type and how it is known, dtype, sizes, and
+what else is in the file.
+"""
+INSPECT_EXAMPLES = """\
+examples:
+  sd2 inspect 512-inpainting-ema.safetensors
+  sd2 inspect ~/ComfyUI/models/checkpoints/768-v-ema.ckpt
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `sd2`; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="sd2: %(message)s")
+    try:
+        status: int = arguments.command(arguments)
+    except KeyboardInterrupt:
+        _say(["interrupted"])
+        status = INTERRUPTED
+    except ValueError as error:
+        _say(getattr(error, "problems", [str(error)]))
+        status = BAD_INPUT
+    except Exception as error:
+        _say([f"{type(error).__name__}: {error}"])
+        status = FAILED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sd2",
+        description="The Stable Diffusion 2 family from the command line.",
+        epilog="sd2 COMMAND --help says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"sd2-family {version('sd2-family')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_inspect(commands)
+    return parser
+
+
+def _add_run(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a workflow",
+        description=RUN_HELP,
+        epilog=RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("workflow", type=_file, metavar="WORKFLOW", help="workflow .json, or a .png with one embedded")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NODE.INPUT=VALUE",
+        help="change one value before running; NODE is an id or a title; may be given many times",
+    )
+    run.add_argument(
+        "--input-dir", type=_folder, metavar="DIR", help="where Load Image looks (default: beside the workflow)"
+    )
+    run.add_argument("--output-dir", type=_path, metavar="DIR", help="where pictures go (default: ./output)")
+    _add_models_dir(run)
+    run.set_defaults(command=_run)
+
+
+def _add_inspect(commands: Commands) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a checkpoint is",
+        description=INSPECT_HELP,
+        epilog=INSPECT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inspect.add_argument("file", metavar="FILE", help="a path, or a name in the models folder")
+    _add_models_dir(inspect)
+    inspect.set_defaults(command=_inspect)
+
+
+def _add_models_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models-dir",
+        type=_folder,
+        metavar="DIR",
+        help="a folder laid out like ComfyUI's models (default: SD2_MODELS_DIR, then the bundled demo model)",
+    )
+
+
+def _path(text: str) -> Path:
+    return Path(text).absolute()
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    return _path(text)
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return _path(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..nodes import host
+    from . import graph
+    from .check import check
+    from .execute import Executor, NodeError
+    from .library import LIBRARY
+
+    host.set_dirs(
+        models=arguments.models_dir,
+        input=arguments.input_dir or arguments.workflow.parent,
+        output=arguments.output_dir,
+    )
+    workflow = graph.read(arguments.workflow, LIBRARY)
+    for setting in arguments.settings:
+        graph.set_value(workflow, setting, LIBRARY)
+    check(workflow, LIBRARY)
+    bars = Bars()
+    host.set_reporter(bars.report)
+    try:
+        for node_id, shown in Executor(LIBRARY, started=bars.start).run(workflow):
+            bars.close()
+            _show(graph.title_of(workflow.prompt[node_id]), shown, host.output_dir())
+    except NodeError as error:
+        bars.close()
+        _say([str(error)])
+        return FAILED
+    finally:
+        bars.close()
+        host.set_reporter(None)
+    return DONE
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from ..nodes import host
+
+    host.set_dirs(models=arguments.models_dir)
+    here = Path(arguments.file)
+    path = here if here.is_file() else host.resolve_model("checkpoints", arguments.file)
+    report = host.inspect(path)
+    lines = [f"{key}: {shorten(value, 160)}" for key, value in report.metadata.items()]
+    sys.stdout.write("\n".join([str(report), *lines]) + "\n")
+    return DONE
+
+
+def _show(title: str, shown: dict[str, Any], output_dir: Path) -> None:
+    """Print what an output node made: paths to stdout, for scripts; text beside the progress."""
+    for image in shown.get("images", ()):
+        path = output_dir / image["subfolder"] / image["filename"]
+        sys.stdout.write(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}\n")
+        sys.stdout.flush()
+    for text in shown.get("text", ()):
+        sys.stderr.write(f"{title}: {text}\n")
+
+
+def _say(problems: Sequence[str]) -> None:
+    lines = problems if len(problems) == 1 else [f"{len(problems)} problems:", *problems]
+    sys.stderr.write("sd2: " + "\n  ".join(lines) + "\n")
+
+
+class Bars:
+    """A progress bar for each node that reports steps, under the node's title."""
+
+    def __init__(self) -> None:
+        self.title = ""
+        self.bar: tqdm[Any] | None = None
+
+    def start(self, title: str) -> None:
+        self.close()
+        self.title = title
+
+    def report(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None or self.bar.total != total or done < self.bar.n:
+            self.close()
+            self.bar = tqdm(total=total, desc=self.title, dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None

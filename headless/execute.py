@@ -1,0 +1,104 @@
+"""Run the nodes that a checked workflow's outputs need, each once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from .graph import Library, Prompt, Workflow, is_link, label, order, outputs, title_of
+from .inputs import Json, hidden_of, inputs_of
+
+
+class NodeError(RuntimeError):
+    """A node failed while it ran; the message names it and says why."""
+
+
+class Executor:
+    """Runs workflows one after the other; a node whose class and inputs did not change keeps its result.
+
+    started: called with each node's title just before it runs.
+    """
+
+    def __init__(self, library: Library, started: Callable[[str], None] = lambda title: None) -> None:
+        self.library = library
+        self.started = started
+        self.objects: dict[str, object] = {}
+        self.results: dict[str, tuple[Any, ...]] = {}
+
+    def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Run `workflow`, which `check` has passed; yields (node id, what it shows) as each output node finishes."""
+        prompt = workflow.prompt
+        targets = outputs(prompt, self.library)
+        keys: dict[str, str] = {}
+        try:
+            for node_id in order(prompt, targets):
+                shown = self._run_node(workflow, node_id, keys)
+                if node_id in targets:
+                    yield node_id, shown
+        finally:
+            self.results = {key: self.results[key] for key in keys.values() if key in self.results}
+
+    def _key(self, prompt: Prompt, node_id: str, keys: Mapping[str, str]) -> str:
+        """Equal for two nodes whose results are interchangeable: same class, same values, same sources."""
+        node = prompt[node_id]
+        node_class = self.library.classes[node["class_type"]]
+        inputs = {
+            name: [keys[str(value[0])], value[1]] if is_link(value) else [value]
+            for name, value in sorted(node["inputs"].items())
+        }
+        key = [node["class_type"], inputs, self._fingerprint(node_class, node["inputs"])]
+        if "UNIQUE_ID" in hidden_of(node_class).values() or getattr(node_class, "NOT_IDEMPOTENT", False):
+            key.append(node_id)
+        return hashlib.sha256(json.dumps(key, default=repr).encode()).hexdigest()
+
+    def _fingerprint(self, node_class: type, inputs: Mapping[str, Any]) -> Json:
+        """What IS_CHANGED says of files and other things outside the graph."""
+        if not hasattr(node_class, "IS_CHANGED"):
+            return None
+        constants = {name: None if is_link(inputs[name]) else inputs[name] for name in _given(node_class, inputs)}
+        changed = node_class.IS_CHANGED(**constants)
+        return uuid4().hex if changed != changed else changed  # NaN is how a class says "always run again"
+
+    def _run_node(self, workflow: Workflow, node_id: str, keys: dict[str, str]) -> dict[str, Any]:
+        """Run one node unless its result is known; its key is added to `keys`. Returns what it shows."""
+        node = workflow.prompt[node_id]
+        node_class = self.library.classes[node["class_type"]]
+        try:
+            keys[node_id] = self._key(workflow.prompt, node_id, keys)
+            if keys[node_id] in self.results and not getattr(node_class, "OUTPUT_NODE", False):
+                return {}
+            self.started(title_of(node))
+            arguments = {name: self._value(node["inputs"][name], keys) for name in _given(node_class, node["inputs"])}
+            with torch.inference_mode():
+                method = getattr(self._object(node_id, node_class), node_class.FUNCTION)  # type: ignore[attr-defined]
+                returned = method(**arguments, **_hidden(node_class, workflow, node_id))
+        except Exception as error:
+            kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
+            raise NodeError(f"{label(workflow.prompt, node_id)} failed: {kind}{error}") from error
+        shown, result = {}, returned
+        if isinstance(returned, dict):
+            shown, result = returned.get("ui", {}), returned.get("result", ())
+        self.results[keys[node_id]] = tuple(result)
+        return shown
+
+    def _object(self, node_id: str, node_class: type) -> object:
+        if not isinstance(self.objects.get(node_id), node_class):
+            self.objects[node_id] = node_class()
+        return self.objects[node_id]
+
+    def _value(self, value: Json, keys: Mapping[str, str]) -> object:
+        return self.results[keys[str(value[0])]][value[1]] if is_link(value) else value
+
+
+def _given(node_class: type, inputs: Mapping[str, Any]) -> list[str]:
+    return [name for name in inputs_of(node_class) if name in inputs]
+
+
+def _hidden(node_class: type, workflow: Workflow, node_id: str) -> dict[str, Any]:
+    known = {"PROMPT": workflow.prompt, "EXTRA_PNGINFO": workflow.extra_pnginfo, "UNIQUE_ID": node_id}
+    return {name: known.get(kind) for name, kind in hidden_of(node_class).items()}

@@ -1,0 +1,154 @@
+"""Stand-ins for the ComfyUI nodes that read and write files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..nodes import host
+from . import images as pictures
+from .inputs import Json
+
+Inputs = dict[str, Any]
+Shown = dict[str, Any]
+
+
+def input_file(name: str) -> Path:
+    """The file of the input folder that LoadImage names; ComfyUI's "name.png [input]" is understood."""
+    folder = host.input_dir()
+    path = host.inside(folder, name.removesuffix(" [input]"))
+    if not path.is_file():
+        raise ValueError(f"image {name!r} is not in the input folder {folder}; copy it there or use --input-dir")
+    return path
+
+
+class _PictureFile:
+    """What LoadImage and LoadImageMask have in common: a file to check, and to look at again when it changes."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool:
+        pictures.open_picture(input_file(image)).close()
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: Json) -> list[int]:
+        path = input_file(image)
+        return [path.stat().st_mtime_ns, path.stat().st_size]
+
+
+class LoadImage(_PictureFile):
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "load_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"image": _input_files()}}
+
+    def load_image(self, image: str) -> tuple[Tensor, Tensor]:
+        return pictures.load(input_file(image))
+
+
+class LoadImageMask(_PictureFile):
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"image": _input_files(), "channel": (["alpha", "red", "green", "blue"],)}}
+
+    def load_image(self, image: str, channel: str) -> tuple[Tensor]:
+        return (pictures.load_channel(input_file(image), channel),)
+
+
+def _input_files() -> tuple[list[str], dict[str, bool]]:
+    return sorted(path.name for path in host.input_dir().glob("*") if path.is_file()), {"image_upload": True}
+
+
+class SaveImage:
+    RETURN_TYPES = ()
+    FUNCTION = "save_images"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {"default": "ComfyUI"})},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None) -> bool:
+        if filename_prefix is not None:  # linked: its value is not known yet
+            _target(filename_prefix, width=0, height=0)
+        return True
+
+    def save_images(
+        self, images: Tensor, filename_prefix: str = "ComfyUI", prompt: Json = None, extra_pnginfo: Json = None
+    ) -> Shown:
+        """Write [B,H,W,C] as PREFIX_00001_.png and so on, after the highest number there is, workflow embedded."""
+        target = _target(filename_prefix, width=images.shape[2], height=images.shape[1])
+        chunks = {"prompt": prompt, **(extra_pnginfo or {})}
+        text = {key: json.dumps(value) for key, value in chunks.items() if value is not None}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        first = _next_number(target)
+        subfolder = Path(os.path.relpath(target.parent, host.output_dir())).as_posix().removeprefix(".")
+        shown = []
+        for index, image in enumerate(images):
+            name = f"{target.name.replace('%batch_num%', str(index))}_{first + index:05}_.png"
+            pictures.save_png(target.with_name(name), image, text)
+            shown.append({"filename": name, "subfolder": subfolder, "type": "output"})
+        return {"ui": {"images": shown}}
+
+
+class PreviewImage(SaveImage):
+    """Kept in the "preview" folder of the outputs: without a canvas there is nowhere to show it."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"images": ("IMAGE",)}, "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}}
+
+    def save_images(self, images: Tensor, prompt: Json = None, extra_pnginfo: Json = None) -> Shown:  # type: ignore[override]
+        return super().save_images(images, "preview/ComfyUI_temp", prompt, extra_pnginfo)
+
+
+def _target(prefix: str, *, width: int, height: int) -> Path:
+    """The path that numbers are appended to: `prefix` inside the output folder, its %tokens% replaced."""
+    clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+    tokens = {"width": str(width), "height": str(height)}
+    tokens |= {token: time.strftime(form) for token, form in clock.items()}
+    name = prefix
+    for token, value in tokens.items():
+        name = name.replace(f"%{token}%", value)
+    if not Path(name).name:
+        raise ValueError(f"filename_prefix is {prefix!r}; write the beginning of a file name, such as ComfyUI")
+    return host.inside(host.output_dir(), name)
+
+
+def _next_number(target: Path) -> int:
+    numbers = (path.name.removeprefix(f"{target.name}_").split("_")[0] for path in target.parent.glob("*_*"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
+
+
+class PreviewAny:
+    RETURN_TYPES = ()
+    FUNCTION = "main"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"source": ("*", {})}}
+
+    def main(self, source: object = None) -> Shown:
+        return {"ui": {"text": (source if isinstance(source, str) else _readable(source),)}}
+
+
+def _readable(source: object) -> str:
+    try:
+        return json.dumps(source)
+    except (TypeError, ValueError):
+        return str(source)

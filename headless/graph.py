@@ -1,0 +1,299 @@
+"""A saved workflow, in either of ComfyUI's JSON formats, as one table of nodes: read, convert, override, order.
+
+The UI format is what the canvas saves: a links array, and widget values by position. The API format is what a server
+is sent: `{id: {"class_type", "inputs", "_meta": {"title"}}}`, where an input is a value or `[source id, output slot]`.
+Everything after `read` works on the API format.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .images import png_text
+from .inputs import Input, Json, inputs_of
+
+Prompt = dict[str, dict[str, Any]]
+
+NOTES = frozenset({"Note", "MarkdownNote"})
+SEED_CONTROLS = frozenset({"fixed", "randomize", "increment", "decrement"})
+MODES = {2: "muted", 4: "bypassed"}
+
+
+class WorkflowError(ValueError):
+    """All that is wrong with a workflow: `problems`, one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class NotAWorkflow(ValueError):
+    """JSON or a picture that holds something else; the message continues the file's name."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The node classes a workflow may use, and the titles the canvas gives them."""
+
+    classes: Mapping[str, type]
+    names: Mapping[str, str]
+
+
+@dataclass
+class Workflow:
+    """`prompt` in API format; `ui` as the canvas saved it, where there is one; `problems` met so far."""
+
+    prompt: Prompt
+    ui: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def extra_pnginfo(self) -> dict[str, Any] | None:
+        """What ComfyUI embeds in a picture beside the prompt."""
+        return None if self.ui is None else {"workflow": self.ui}
+
+
+def read(path: Path, library: Library) -> Workflow:
+    """A workflow from a .json file of either format, or from a PNG that has one embedded."""
+    if not path.is_file():
+        raise WorkflowError([f"{path} does not exist"])
+    try:
+        if path.suffix.lower() == ".png":
+            return _embedded(path, library)
+        return from_json(json.loads(path.read_text(encoding="utf-8")), library)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WorkflowError([f"{path} is not JSON: {error}"]) from None
+    except NotAWorkflow as error:
+        raise WorkflowError([f"{path} {error}"]) from None
+
+
+def _embedded(path: Path, library: Library) -> Workflow:
+    text = {key: json.loads(value) for key, value in png_text(path).items() if key in ("prompt", "workflow")}
+    if not text:
+        raise NotAWorkflow("holds no workflow; save it from ComfyUI or with sd2 run")
+    workflow = from_json(text.get("prompt", text.get("workflow")), library)
+    workflow.ui = text.get("workflow")
+    return workflow
+
+
+def from_json(data: Json, library: Library) -> Workflow:
+    """A workflow from parsed JSON; `data` is left as it was."""
+    if _is_ui(data):
+        prompt, problems = convert(data, library)
+        return Workflow(prompt, copy.deepcopy(data), problems)
+    if not isinstance(data, dict) or not data or not all(map(_is_api_node, data.values())):
+        raise NotAWorkflow('is no ComfyUI workflow: it has neither "nodes" and "links" nor a class_type per node')
+    return Workflow({str(key): {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()})
+
+
+def _is_ui(data: Json) -> bool:
+    if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+        return False
+    named = all(isinstance(node, dict) and "id" in node and "type" in node for node in data["nodes"])
+    return named and isinstance(data.get("links"), list)
+
+
+def _is_api_node(node: Json) -> bool:
+    return (
+        isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs", {}), dict)
+    )
+
+
+def label(prompt: Prompt, node_id: str) -> str:
+    """How messages name a node: `node 5 "Sampler"`."""
+    return f'node {node_id} "{title_of(prompt[node_id])}"'
+
+
+def title_of(node: Mapping[str, Any]) -> str:
+    return str(node.get("_meta", {}).get("title") or node["class_type"])
+
+
+def is_link(value: Json) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+# UI format to API format
+
+
+def convert(ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
+    """API format of a saved canvas, and what cannot be converted. Notes are left out, reroutes are followed."""
+    nodes = {str(node["id"]): node for node in ui["nodes"]}
+    links = {link_id: (origin, slot) for link_id, origin, slot in map(_link, ui["links"])}
+    prompt: Prompt = {}
+    problems: list[str] = []
+    for node_id, node in nodes.items():
+        if node["type"] in NOTES or node["type"] == "Reroute":
+            continue
+        title = node.get("title") or library.names.get(node["type"], node["type"])
+        prompt[node_id] = {"class_type": node["type"], "inputs": {}, "_meta": {"title": title}}
+        who = label(prompt, node_id)
+        if node.get("mode", 0) in MODES:
+            problems.append(f"{who} is {MODES[node['mode']]}; delete it or set its mode to Always, then save again")
+        try:
+            if node["type"] in library.classes:
+                prompt[node_id]["inputs"].update(_widget_values(node, library.classes[node["type"]]))
+        except ValueError as error:
+            problems.append(f"{who} {error}")
+        for name, link in _linked(node):
+            source = _source(link, nodes, links)
+            if source is not None:
+                prompt[node_id]["inputs"][name] = list(source)
+            elif link not in links:
+                problems.append(f"{who}: the link to {name} is missing from the file; connect it again and save")
+    return prompt, problems
+
+
+def _link(link: Json) -> tuple[Json, str, int]:
+    if isinstance(link, dict):
+        return link["id"], str(link["origin_id"]), int(link["origin_slot"])
+    return link[0], str(link[1]), int(link[2])
+
+
+def _linked(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    entries = node.get("inputs") or ()
+    return ((entry["name"], entry["link"]) for entry in entries if entry.get("link") is not None)
+
+
+def _source(link: Json, nodes: Mapping[str, Any], links: Mapping[Json, tuple[str, int]]) -> tuple[str, int] | None:
+    """The output that feeds a link, through any reroutes; None where a reroute is fed by nothing."""
+    seen = set()
+    while link in links and link not in seen:
+        seen.add(link)
+        origin, slot = links[link]
+        if nodes.get(origin, {}).get("type") != "Reroute":
+            return origin, slot
+        link = next((upstream for _, upstream in _linked(nodes[origin])), None)
+    return None
+
+
+def _widget_values(node: Mapping[str, Any], node_class: type) -> dict[str, Any]:
+    values = node.get("widgets_values") or []
+    widgets = {name: entry for name, entry in inputs_of(node_class).items() if entry.widget}
+    if isinstance(values, dict):
+        return {name: values[name] for name in widgets if values.get(name) is not None}
+    slots, end = widget_slots(list(widgets.values()), values)
+    if widgets and len(values) > end:
+        raise ValueError(
+            f"has {len(values)} saved widget values, but {node['type']} takes {end}; open it in ComfyUI and save again"
+        )
+    return {name: values[at] for name, at in slots.items() if at < len(values) and values[at] is not None}
+
+
+def widget_slots(widgets: Sequence[Input], values: Sequence[Any]) -> tuple[dict[str, int], int]:
+    """Where in `widgets_values` each widget's value stands, and where the last one ends.
+
+    The canvas saves its own extras among them: the seed control, and after the required widgets the upload button of
+    an image.
+    """
+    slots: dict[str, int] = {}
+    at = 0
+    for required in (True, False):
+        section = [widget for widget in widgets if widget.required == required]
+        for widget in section:
+            slots[widget.name] = at
+            at += 1
+            if widget.seed_control and values[at : at + 1] and values[at] in SEED_CONTROLS:
+                at += 1
+        if any(widget.options.get("image_upload") for widget in section) and values[at : at + 1] in (
+            ["image"],
+            [None],
+        ):
+            at += 1
+    return slots, at
+
+
+# Overrides
+
+
+def set_value(workflow: Workflow, setting: str, library: Library) -> None:
+    """Apply one `NODE.INPUT=VALUE`, in the prompt and in the canvas that is embedded in the pictures.
+
+    A setting that cannot be applied is added to the workflow's problems.
+    """
+    try:
+        _set_value(workflow, setting, library)
+    except ValueError as error:
+        workflow.problems.append(f"--set {setting}: {error}")
+
+
+def _set_value(workflow: Workflow, setting: str, library: Library) -> None:
+    target, equals, text = setting.partition("=")
+    node, dot, name = (part.strip() for part in target.rpartition("."))
+    if not equals or not dot:
+        raise ValueError("write NODE.INPUT=VALUE, such as Sampler.seed=7")
+    node_id = _find(workflow.prompt, node)
+    node_class = library.classes.get(workflow.prompt[node_id]["class_type"])
+    if node_class is None:
+        return  # `check` reports the unknown node
+    widgets = {key: entry for key, entry in inputs_of(node_class).items() if entry.widget}
+    who = label(workflow.prompt, node_id)
+    if name not in widgets:
+        raise ValueError(f"{who} has no value {name!r}; it has {', '.join(widgets) or 'none'}")
+    inputs = workflow.prompt[node_id]["inputs"]
+    if is_link(inputs.get(name)):
+        raise ValueError(f"{name} of {who} comes from {label(workflow.prompt, str(inputs[name][0]))}; set it there")
+    inputs[name] = widgets[name].convert(text)
+    _set_on_canvas(workflow.ui, node_id, list(widgets.values()), name, inputs[name])
+
+
+def _find(prompt: Prompt, node: str) -> str:
+    if node in prompt:
+        return node
+    titled = [node_id for node_id, entry in prompt.items() if title_of(entry) == node]
+    if len(titled) == 1:
+        return titled[0]
+    if titled:
+        raise ValueError(f"{node!r} is the title of nodes {', '.join(titled)}; use one of these ids")
+    known = ", ".join(f'{node_id} "{title_of(entry)}"' for node_id, entry in prompt.items())
+    raise ValueError(f"there is no node {node!r}; the workflow has {known}")
+
+
+def _set_on_canvas(ui: dict[str, Any] | None, node_id: str, widgets: Sequence[Input], name: str, value: Json) -> None:
+    node = next((node for node in (ui or {}).get("nodes", ()) if str(node["id"]) == node_id), None)
+    if node is None:
+        return
+    values = node.setdefault("widgets_values", [])
+    if isinstance(values, dict):
+        values[name] = value
+        return
+    at = widget_slots(widgets, values)[0][name]
+    values.extend([None] * (at + 1 - len(values)))
+    values[at] = value
+
+
+# Order
+
+
+def order(prompt: Prompt, targets: Iterable[str]) -> list[str]:
+    """`targets` and all that they need, each node after its sources; ValueError where nodes feed each other."""
+    done: dict[str, None] = {}
+    path: list[str] = []
+    pending = [(target, False) for target in reversed(list(targets))]
+    while pending:
+        node_id, sources_done = pending.pop()
+        if sources_done:
+            done[path.pop()] = None
+        elif node_id in path:
+            circle = [label(prompt, member) for member in path[path.index(node_id) :]]
+            raise ValueError(f"the links make a circle: {' needs '.join([*circle, circle[0]])}; remove one of them")
+        elif node_id not in done:
+            path.append(node_id)
+            pending.append((node_id, True))
+            pending += [(source, False) for source in reversed(sources(prompt[node_id])) if source in prompt]
+    return list(done)
+
+
+def sources(node: Mapping[str, Any]) -> list[str]:
+    """The ids a node's linked inputs point at."""
+    return [str(value[0]) for value in node["inputs"].values() if is_link(value) and value]
+
+
+def outputs(prompt: Prompt, library: Library) -> list[str]:
+    """The nodes a workflow is run for: those whose class is an OUTPUT_NODE."""
+    classes = library.classes
+    return [key for key, node in prompt.items() if getattr(classes.get(node["class_type"]), "OUTPUT_NODE", False)]

@@ -1,0 +1,116 @@
+"""What a V1 node class says about its inputs, read once into plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+Json = Any  # a parsed JSON value
+
+WIDGETS = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One entry of INPUT_TYPES; `type` is COMBO for a list of choices, `options` its dict of limits and defaults."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+    required: bool
+
+    @property
+    def widget(self) -> bool:
+        """Whether the canvas shows an entry field, whose value is then saved with the node."""
+        return self.type in WIDGETS and not self.options.get("forceInput", False)
+
+    @property
+    def choices(self) -> list[Json]:
+        return list(self.options.get("options", ()))
+
+    @property
+    def seed_control(self) -> bool:
+        """Whether the canvas adds its fixed/randomize/increment/decrement entry after this one."""
+        named_seed = self.type == "INT" and self.name in ("seed", "noise_seed")
+        return bool(self.options.get("control_after_generate", named_seed))
+
+    @property
+    def has_default(self) -> bool:
+        return self.widget and ("default" in self.options or bool(self.choices))
+
+    @property
+    def default(self) -> Json:
+        return self.options["default"] if "default" in self.options else self.choices[0]
+
+    def convert(self, value: Json) -> Json:
+        """`value`, from JSON or from a command line, as this input's own type; ValueError says what does not fit."""
+        readers: dict[str, Callable[[Json], Json]] = {
+            "INT": _whole,
+            "FLOAT": float,
+            "BOOLEAN": _truth,
+            "STRING": str,
+            "COMBO": self._choice,
+        }
+        try:
+            return readers[self.type](value)
+        except (TypeError, ValueError, OverflowError):
+            kind = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false"}.get(self.type, "text")
+            raise ValueError(f"{self.name} is {value!r}; it takes {kind}") from None
+
+    def _choice(self, value: Json) -> Json:
+        return next((choice for choice in self.choices if str(choice) == str(value)), value)
+
+    def check(self, value: Json) -> None:
+        """ValueError where a converted value is outside the limits or is none of the choices."""
+        low, high = self.options.get("min", -inf), self.options.get("max", inf)
+        if self.type == "COMBO" and value not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}; {_listed(self.choices)}")
+        if self.type in ("INT", "FLOAT") and not low <= value <= high:
+            limits = f"at least {low}" if high == inf else f"at most {high}" if low == -inf else f"{low} to {high}"
+            raise ValueError(f"{self.name} is {value}; it takes {limits}")
+
+
+def _whole(value: Json) -> int:
+    whole = int(value)
+    if not isinstance(value, str) and whole != value:
+        raise ValueError(value)
+    return whole
+
+
+def _truth(value: Json) -> bool:
+    word = str(value).lower()
+    if word not in TRUE | FALSE:
+        raise ValueError(value)
+    return word in TRUE
+
+
+def _listed(choices: list[Json], most: int = 20) -> str:
+    if not choices:
+        return "there is nothing to choose from"
+    more = f" and {len(choices) - most} more" if len(choices) > most else ""
+    return f"choose one of {', '.join(map(str, choices[:most]))}{more}"
+
+
+def inputs_of(node_class: type) -> dict[str, Input]:
+    """The required and then the optional inputs of a node class, in its own order."""
+    declared = node_class.INPUT_TYPES()  # type: ignore[attr-defined]
+    return {
+        name: _input(name, entry, section == "required")
+        for section in ("required", "optional")
+        for name, entry in declared.get(section, {}).items()
+    }
+
+
+def _input(name: str, entry: Sequence[Any], required: bool) -> Input:
+    kind, options = entry[0], dict(entry[1]) if len(entry) > 1 else {}
+    if isinstance(kind, (list, tuple)):  # the older way to declare a combo: its choices in place of the type
+        kind, options = "COMBO", {**options, "options": list(kind)}
+    return Input(name=name, type=kind, options=options, required=required)
+
+
+def hidden_of(node_class: type) -> dict[str, str]:
+    """Hidden inputs, which the runner fills itself: argument name -> PROMPT, EXTRA_PNGINFO or UNIQUE_ID."""
+    return dict(node_class.INPUT_TYPES().get("hidden", {}))  # type: ignore[attr-defined]

@@ -1,0 +1,324 @@
+"""Stand-ins for ComfyUI's own nodes, for the workflows we ship and their users: same ids, inputs and widget order,
+same behaviour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
+from .images import to_picture
+
+MAX_RESOLUTION = 16384
+CHANNELS = ["red", "green", "blue", "alpha"]
+Inputs = dict[str, Any]
+Latent = dict[str, Any]
+Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods that ComfyUI calls
+
+
+def _pixels(default: int, *, low: int = 0, step: int = 1) -> tuple[str, dict[str, int]]:
+    return "INT", {"default": default, "min": low, "max": MAX_RESOLUTION, "step": step}
+
+
+# Text, vision and latents
+
+
+class CLIPTextEncode:
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "encode"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"text": ("STRING", {"multiline": True, "dynamicPrompts": True}), "clip": ("CLIP",)}}
+
+    def encode(self, clip: Wire, text: str) -> tuple[Wire]:
+        return (clip.encode_from_tokens_scheduled(clip.tokenize(text)),)
+
+
+class CLIPVisionEncode:
+    RETURN_TYPES = ("CLIP_VISION_OUTPUT",)
+    FUNCTION = "encode"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {"clip_vision": ("CLIP_VISION",), "image": ("IMAGE",), "crop": (["center", "none"],)},
+        }
+
+    def encode(self, clip_vision: Wire, image: Tensor, crop: str) -> tuple[Wire]:
+        if clip_vision is None:
+            raise ValueError("this checkpoint holds no image encoder; load sd21-unclip-h or sd21-unclip-l")
+        return (clip_vision.encode_image(image, crop=crop == "center"),)
+
+
+class EmptyLatentImage:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "generate"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "width": _pixels(512, low=16, step=8),
+                "height": _pixels(512, low=16, step=8),
+                "batch_size": ("INT", {"default": 1, "min": 1, "max": 4096}),
+            }
+        }
+
+    def generate(self, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
+        return ({"samples": torch.zeros(batch_size, 4, height // 8, width // 8)},)
+
+
+class VAEEncode:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "encode"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"pixels": ("IMAGE",), "vae": ("VAE",)}}
+
+    def encode(self, vae: Wire, pixels: Tensor) -> tuple[Latent]:
+        return ({"samples": vae.encode(pixels[..., :3])},)
+
+
+class VAEDecode:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "decode"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"samples": ("LATENT",), "vae": ("VAE",)}}
+
+    def decode(self, vae: Wire, samples: Latent) -> tuple[Tensor]:
+        return (vae.decode(samples["samples"]),)
+
+
+class SetLatentNoiseMask:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "set_mask"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"samples": ("LATENT",), "mask": ("MASK",)}}
+
+    def set_mask(self, samples: Latent, mask: Tensor) -> tuple[Latent]:
+        return ({**samples, "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])},)
+
+
+class RepeatLatentBatch:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "repeat"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"samples": ("LATENT",), "amount": ("INT", {"default": 1, "min": 1, "max": 64})}}
+
+    def repeat(self, samples: Latent, amount: int) -> tuple[Latent]:
+        """The batch `amount` times over; later copies get batch indices of their own, so that their noise differs."""
+        count = len(samples["samples"])
+        repeated = {**samples, "samples": _repeat(samples["samples"], count * amount)}
+        mask = samples.get("noise_mask")
+        if mask is not None and len(mask) > 1:
+            repeated["noise_mask"] = _repeat(_repeat(mask, max(count, len(mask))), max(count, len(mask)) * amount)
+        if "batch_index" in samples:
+            first = samples["batch_index"]
+            span = max(first) - min(first) + 1
+            repeated["batch_index"] = [index + copy * span for copy in range(amount) for index in first]
+        return (repeated,)
+
+
+def _repeat(batch: Tensor, count: int) -> Tensor:
+    """`batch` over and over until it has `count` entries."""
+    return batch[torch.arange(count) % len(batch)]
+
+
+# Pictures and masks
+
+
+class ImageScale:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (["nearest-exact", "bilinear", "area", "bicubic", "lanczos"],),
+                "width": _pixels(512),
+                "height": _pixels(512),
+                "crop": (["disabled", "center"],),
+            }
+        }
+
+    def upscale(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
+        """[B,H,W,C] at width x height; 0 for one of them keeps the aspect, 0 for both keeps the size."""
+        if width == 0 and height == 0:
+            return (image,)
+        width = width or max(1, round(image.shape[2] * height / image.shape[1]))
+        height = height or max(1, round(image.shape[1] * width / image.shape[2]))
+        if crop == "center":
+            image = _crop_to_aspect(image, width / height)
+        return (_resize(image, upscale_method, width, height),)
+
+
+def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
+    """The middle of [B,H,W,C] with width / height = `aspect`."""
+    height, width = image.shape[1:3]
+    x = max(0, round((width - height * aspect) / 2))
+    y = max(0, round((height - width / aspect) / 2))
+    return image[:, y : height - y, x : width - x]
+
+
+def _resize(image: Tensor, method: str, width: int, height: int) -> Tensor:
+    if method == "lanczos":  # torch has none
+        resized = [to_picture(one).resize((width, height), Image.Resampling.LANCZOS) for one in image]
+        return torch.stack([torch.from_numpy(np.array(one, np.float32) / 255) for one in resized]).to(image)
+    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+
+
+class ImageCompositeMasked:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "composite"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "destination": ("IMAGE",),
+                "source": ("IMAGE",),
+                "x": _pixels(0),
+                "y": _pixels(0),
+                "resize_source": ("BOOLEAN", {"default": False}),
+            },
+            "optional": {"mask": ("MASK",)},
+        }
+
+    def composite(
+        self, destination: Tensor, source: Tensor, x: int, y: int, resize_source: bool, mask: Tensor | None = None
+    ) -> tuple[Tensor]:
+        """`source` [B,h,w,C] laid over `destination` [B,H,W,C] at (x, y), through `mask` stretched to the source."""
+        count, height, width = destination.shape[:3]
+        source = _repeat(source[..., : destination.shape[-1]].to(destination), count)
+        if resize_source:
+            source = _resize(source, "bilinear", width, height)
+        if mask is None:
+            mask = torch.ones(1, *source.shape[1:3])
+        mask = mask.to(destination).reshape(-1, *mask.shape[-2:], 1)
+        mask = _repeat(_resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
+        rows, columns = slice(y, y + source.shape[1]), slice(x, x + source.shape[2])
+        under = destination[:, rows, columns]
+        source, mask = source[:, : under.shape[1], : under.shape[2]], mask[:, : under.shape[1], : under.shape[2]]
+        result = destination.clone()
+        result[:, rows, columns] = mask * source + (1 - mask) * under
+        return (result,)
+
+
+class ImagePadForOutpaint:
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "expand_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        sides = {side: _pixels(0, step=8) for side in ("left", "top", "right", "bottom")}
+        return {"required": {"image": ("IMAGE",), **sides, "feathering": _pixels(40)}}
+
+    def expand_image(
+        self, image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
+    ) -> tuple[Tensor, Tensor]:
+        """Grey added around [B,H,W,C], and a mask [1,H',W'] that is 1 there and falls to 0 over `feathering` px."""
+        height, width = image.shape[1:3]
+        padded = F.pad(image.float(), (0, 0, left, right, top, bottom), value=0.5)
+        inside = torch.zeros(height, width)
+        if 0 < feathering * 2 < min(height, width):
+            rows, columns = torch.arange(height)[:, None].float(), torch.arange(width)[None].float()
+            far = torch.full((height, width), float(max(height, width)))
+            sides = ((top, rows), (bottom, height - rows), (left, columns), (right, width - columns))
+            for distance in (distance for size, distance in sides if size):
+                far = torch.minimum(far, distance)
+            inside = ((feathering - far) / feathering).clamp(min=0) ** 2
+        return padded, F.pad(inside, (left, right, top, bottom), value=1.0)[None]
+
+
+class MaskToImage:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "mask_to_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"mask": ("MASK",)}}
+
+    def mask_to_image(self, mask: Tensor) -> tuple[Tensor]:
+        return (mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3),)
+
+
+class ImageToMask:
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "image_to_mask"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"image": ("IMAGE",), "channel": (CHANNELS,)}}
+
+    def image_to_mask(self, image: Tensor, channel: str) -> tuple[Tensor]:
+        if CHANNELS.index(channel) >= image.shape[-1]:
+            raise ValueError(f"the image has no {channel} channel; choose red, green or blue, or Load Image (as Mask)")
+        return (image[..., CHANNELS.index(channel)],)
+
+
+class InvertMask:
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "invert"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"mask": ("MASK",)}}
+
+    def invert(self, mask: Tensor) -> tuple[Tensor]:
+        return (1 - mask,)
+
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    "CLIPTextEncode": CLIPTextEncode,
+    "CLIPVisionEncode": CLIPVisionEncode,
+    "EmptyLatentImage": EmptyLatentImage,
+    "ImageCompositeMasked": ImageCompositeMasked,
+    "ImagePadForOutpaint": ImagePadForOutpaint,
+    "ImageScale": ImageScale,
+    "ImageToMask": ImageToMask,
+    "InvertMask": InvertMask,
+    "LoadImage": LoadImage,
+    "LoadImageMask": LoadImageMask,
+    "MaskToImage": MaskToImage,
+    "PreviewAny": PreviewAny,
+    "PreviewImage": PreviewImage,
+    "RepeatLatentBatch": RepeatLatentBatch,
+    "SaveImage": SaveImage,
+    "SetLatentNoiseMask": SetLatentNoiseMask,
+    "VAEDecode": VAEDecode,
+    "VAEEncode": VAEEncode,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
+    "CLIPTextEncode": "CLIP Text Encode (Prompt)",
+    "CLIPVisionEncode": "CLIP Vision Encode",
+    "EmptyLatentImage": "Empty Latent Image",
+    "ImagePadForOutpaint": "Pad Image for Outpainting",
+    "ImageScale": "Upscale Image",
+    "ImageToMask": "Convert Image to Mask",
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+    "MaskToImage": "Convert Mask to Image",
+    "PreviewAny": "Preview Any",
+    "PreviewImage": "Preview Image",
+    "RepeatLatentBatch": "Repeat Latent Batch",
+    "SaveImage": "Save Image",
+    "SetLatentNoiseMask": "Set Latent Noise Mask",
+    "VAEDecode": "VAE Decode",
+    "VAEEncode": "VAE Encode",
+}

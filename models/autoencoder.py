@@ -1,0 +1,193 @@
+"""The KL autoencoder between pictures and latents (arXiv:2112.10752, section 3.1 and appendix G).
+
+Attribute paths are the checkpoint's keys after `first_stage_model.`.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .specs import AutoencoderSpec
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    # 32 groups in every official file; a narrow level keeps 4 channels a group: groups of one would erase flat colour
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: [B, c_in, H, W] -> [B, c_out, H, W]."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = _norm(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()  # checkpoint name
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        shortcut: Tensor = self.nin_shortcut(x)
+        return shortcut + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all pixels: [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
+        h = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        out: Tensor = self.proj_out(h)
+        return x + out
+
+
+class Downsample(nn.Module):
+    """Strided 3x3 convolution: [B, C, H, W] -> [B, C, H/2, W/2]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.pad(x, (0, 1, 0, 1)))  # the reference pads right and bottom only
+        return x
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then a 3x3 convolution: [B, C, H, W] -> [B, C, 2H, 2W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block_2(self.attn_1(self.block_1(x)))
+        return x
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, then the change to the next one, if any."""
+
+    def __init__(self, c_in: int, c_out: int, blocks: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(c_in if i == 0 else c_out, c_out) for i in range(blocks))
+        self.downsample: nn.Module
+        self.upsample: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """[B, 3, H, W] -> [B, 2 * latent_channels, H/f, W/f]: mean and log-variance before `quant_conv`."""
+
+    def __init__(self, spec: AutoencoderSpec) -> None:
+        super().__init__()
+        widths = [spec.channels * m for m in spec.channel_mult]
+        self.conv_in = nn.Conv2d(3, spec.channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level(widths[i - 1] if i else spec.channels, width, spec.num_res_blocks)
+            if i < len(widths) - 1:
+                level.downsample = Downsample(width)
+            self.down.append(level)
+        self.mid = Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * spec.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for i, level in enumerate(self.down):
+            x = level(x)
+            if i < len(self.down) - 1:
+                x = level.downsample(x)
+        x = self.mid(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x
+
+
+class Decoder(nn.Module):
+    """[B, latent_channels, h, w] -> [B, 3, h*f, w*f]."""
+
+    def __init__(self, spec: AutoencoderSpec) -> None:
+        super().__init__()
+        widths = [spec.channels * m for m in spec.channel_mult]
+        self.conv_in = nn.Conv2d(spec.latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1])
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level(widths[min(i + 1, len(widths) - 1)], width, spec.num_res_blocks + 1)
+            if i > 0:
+                level.upsample = Upsample(width)
+            self.up.append(level)
+        self.norm_out = _norm(spec.channels)
+        self.conv_out = nn.Conv2d(spec.channels, 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for i in reversed(range(len(self.up))):  # up[0] is the full resolution
+            x = self.up[i](x)
+            if i > 0:
+                x = self.up[i].upsample(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x
+
+
+class AutoencoderKL(nn.Module):
+    """Pictures in -1..1 and their latents, unscaled (the sampler applies `spec.scale`)."""
+
+    def __init__(self, spec: AutoencoderSpec) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.decoder = Decoder(spec)
+        self.quant_conv = nn.Conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(spec.latent_channels, spec.latent_channels, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return self.quant_conv.weight.dtype
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x): x [B, 3, H, W] in -1..1 -> two of [B, 4, H/f, W/f]."""
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mode of q(z|x): x [B, 3, H, W] in -1..1, H and W multiples of f -> [B, 4, H/f, W/f]."""
+        return self.moments(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [B, 4, h, w] unscaled -> [B, 3, h*f, w*f], about -1..1."""
+        x: Tensor = self.decoder(self.post_quant_conv(z))
+        return x

@@ -1,0 +1,371 @@
+"""Load a checkpoint: read, split by prefix, recognise, build on meta, assign, strict.
+
+The file says which of the nine kinds it is and how wide its parts are; `SPECS` adds what shapes cannot say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import AutoencoderKL
+from .clip_text import CLIPText, OpenCLIPText, TextTower, from_hugging_face
+from .files import WeightsFile, read
+from .specs import SPECS, AutoencoderSpec, ModelSpec, Prediction, TextSpec, UNetSpec
+from .unet import UNet
+
+State = dict[str, Tensor]
+
+_UNET, _AUTOENCODER, _TEXT, _EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
+_EXTRAS = ("depth_model", "embedder", "noise_augmentor", "low_scale_model")
+
+# what a file without the three parts is, by its keys; the first match speaks
+_OTHER_FILES = (
+    (
+        r"^lora_(unet|te\d?)_|\.lora_(down|up|A|B)\b|\.hada_w1|\.lokr_w1",
+        "a LoRA; load it with a LoRA loader after a checkpoint",
+    ),
+    (
+        r"^control_model\.|zero_convs\.|controlnet_cond_embedding\.",
+        "a ControlNet; load it with a ControlNet loader after a checkpoint",
+    ),
+    (r"^conditioner\.embedders\.", "an SDXL checkpoint; choose a Stable Diffusion 1.x or 2.x one"),
+    (r"(^|\.)joint_blocks\.", "a Stable Diffusion 3 model; choose a Stable Diffusion 1.x or 2.x checkpoint"),
+    (r"(^|\.)double_blocks\.", "a Flux model; choose a Stable Diffusion 1.x or 2.x checkpoint"),
+    (r"^(down|up)_blocks\.\d", "a UNet in diffusers' format; use the single-file checkpoint of the same model"),
+    (r"^(model\.diffusion_model\.)?input_blocks\.\d", "a UNet alone; use the full checkpoint of the same model"),
+    (r"^(first_stage_model\.)?(en|de)coder\.(up|down|mid)", "an autoencoder (VAE) alone; load it with a VAE loader"),
+    (
+        r"(^|\.)text_model\.|^(cond_stage_model\.)?(model\.)?transformer\.resblocks\.",
+        "a text encoder alone; use the full checkpoint of the same model",
+    ),
+    (r"^(string_to_param|emb_params|clip_[lg])$", "a textual-inversion embedding; choose a checkpoint"),
+)
+
+_PREDICTIONS: dict[str, Prediction] = {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a checkpoint file is, known without building anything."""
+
+    name: str
+    spec: ModelSpec  # with the file's own sizes and its prediction
+    reason: str  # why the prediction was chosen
+    ema: bool  # the UNet's weights are the file's moving average
+    dtypes: dict[str, str]
+    sizes: dict[str, int]  # parameters per part
+    metadata: dict[str, str]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
+        weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
+        return (
+            f"{self.name}: {self.spec.kind}, {self.spec.task}\n"
+            f"prediction: {self.spec.prediction} ({self.reason})\n"
+            f"parts: {parts}{weights}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded checkpoint: three frozen modules, and the rest of the file by part for those who need it."""
+
+    inspection: Inspection
+    unet: UNet
+    autoencoder: AutoencoderKL
+    text: TextTower
+    extras: dict[str, State]  # depth_model, embedder, noise_augmentor, low_scale_model
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.inspection.spec
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.spec.prediction
+
+    @property
+    def reason(self) -> str:
+        return self.inspection.reason
+
+    @property
+    def report(self) -> str:
+        return str(self.inspection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    unet: State
+    autoencoder: State
+    text: State
+    extras: dict[str, State]
+    openclip: bool
+    ema: bool
+
+
+def inspect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto") -> Inspection:
+    """Say what a checkpoint is from its keys, shapes and metadata."""
+    file = read(path)
+    return _recognise(file, _split(file), Path(path).parent, prediction)
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    prediction: Literal["auto"] | Prediction = "auto",
+    dtype: torch.dtype | None = None,
+) -> Checkpoint:
+    """Load any of the nine kinds; `prediction` overrides what the file says, dtype None keeps the file's."""
+    file = read(path)
+    parts = _split(file)
+    inspection = _recognise(file, parts, Path(path).parent, prediction)
+    spec = inspection.spec
+    with torch.device("meta"):
+        unet, autoencoder = UNet(spec.unet), AutoencoderKL(spec.autoencoder)
+        text = OpenCLIPText(spec.text) if parts.openclip else CLIPText(spec.text)
+    _fill(unet, parts.unet, file.name, _UNET, dtype)
+    _fill(autoencoder, parts.autoencoder, file.name, _AUTOENCODER, dtype)
+    _fill(text, parts.text, file.name, _TEXT, dtype)
+    return Checkpoint(inspection=inspection, unet=unet, autoencoder=autoencoder, text=text, extras=parts.extras)
+
+
+def _split(file: WeightsFile) -> _Parts:
+    unet, autoencoder, text = (_under(file.tensors, prefix) for prefix in (_UNET, _AUTOENCODER, _TEXT))
+    if not (unet and autoencoder and text):
+        raise ValueError(f"{file.name} {_what_it_is(file.tensors)}")
+    extras = {name: _under(file.tensors, name + ".") for name in _EXTRAS}
+    # the moving average's keys are the weights' with every dot removed
+    average = {key: file.tensors.get(_EMA + "diffusion_model" + key.replace(".", "")) for key in unet}
+    complete = {key: tensor for key, tensor in average.items() if tensor is not None}
+    ema = len(complete) == len(unet)
+    openclip = any(key.startswith("model.") for key in text)
+    return _Parts(
+        unet=complete if ema else unet,
+        autoencoder=autoencoder,
+        text=text if openclip else from_hugging_face(text),
+        extras={name: state for name, state in extras.items() if state},
+        openclip=openclip,
+        ema=ema,
+    )
+
+
+def _under(tensors: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _what_it_is(tensors: State) -> str:
+    for pattern, sentence in _OTHER_FILES:
+        if any(re.search(pattern, key) for key in tensors):
+            return "is " + sentence
+    return f"is no Stable Diffusion checkpoint (its first key is {next(iter(tensors))}); choose a 1.x or 2.x one"
+
+
+def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["auto"] | Prediction) -> Inspection:
+    try:
+        kind = _kind(parts)
+        base = SPECS[kind]
+        unet = _unet_spec(parts.unet, base.unet)
+        autoencoder = _autoencoder_spec(parts.autoencoder, base.autoencoder)
+        text = _text_spec(parts.text, base.text)
+    except KeyError as error:
+        raise ValueError(f"{file.name} holds no {error.args[0]}; download it again or choose another") from error
+    except IndexError as error:
+        raise ValueError(
+            f"{file.name} holds weights of another rank than any known model's; choose another"
+        ) from error
+    except _UnknownKindError as error:
+        raise ValueError(f"{file.name} {error}; choose one of {', '.join(SPECS)}") from error
+    prediction, reason = (
+        _prediction(file, parts.unet, base, folder) if wanted == "auto" else (wanted, "chosen by hand")
+    )
+    if kind == "v2-base" and prediction == "v_prediction":
+        base = SPECS["v2-v"]
+    states = {"unet": parts.unet, "autoencoder": parts.autoencoder, "text": parts.text, **parts.extras}
+    return Inspection(
+        name=file.name,
+        spec=replace(base, unet=unet, autoencoder=autoencoder, text=text, prediction=prediction),
+        reason=reason,
+        ema=parts.ema,
+        dtypes={part: str(_dtype(state)).removeprefix("torch.") for part, state in states.items()},
+        sizes={part: sum(tensor.numel() for tensor in state.values()) for part, state in states.items()},
+        metadata=file.metadata,
+    )
+
+
+class _UnknownKindError(Exception):
+    pass
+
+
+def _kind(parts: _Parts) -> str:
+    """The kind by text encoder, input channels and class conditioning; v2-v shows in the prediction only."""
+    unet = parts.unet
+    channels = unet["input_blocks.0.0.weight"].shape[1]
+    condition = "label" if "label_emb.weight" in unet else "vector" if "label_emb.0.0.weight" in unet else "none"
+    found = {
+        (False, 4, "none"): "v1",
+        (False, 9, "none"): "v1-inpaint",
+        (True, 4, "none"): "v2-base",
+        (True, 9, "none"): "v2-inpaint",
+        (True, 5, "none"): "v2-depth",
+        (True, 4, "vector"): "unclip",
+        (True, 7, "label"): "x4",
+    }.get((parts.openclip, channels, condition))
+    if found is None:
+        encoder = "OpenCLIP" if parts.openclip else "CLIP-L"
+        raise _UnknownKindError(f"has {channels} input channels, class condition {condition} and a {encoder} encoder")
+    if found != "unclip":
+        return found
+    # OpenCLIP-H's image embedding is as wide as its text context; CLIP-L's is not
+    vector, context = unet["label_emb.0.0.weight"].shape[1], _context_dim(unet)
+    return "unclip-h" if vector == 2 * context else "unclip-l"
+
+
+def _context_dim(unet: State) -> int:
+    return unet["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+
+
+def _unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
+    """The sizes in the weights; the heads and the levels of self-attention are the kind's."""
+    stem = unet["input_blocks.0.0.weight"]
+    levels: list[list[tuple[int, bool]]] = [[]]  # (channels, attention) of each residual block, level by level
+    for number in range(1, _count(unet, r"input_blocks\.(\d+)\.")):
+        block = f"input_blocks.{number}"
+        if f"{block}.0.op.weight" in unet:
+            levels.append([])
+        else:
+            levels[-1].append((unet[f"{block}.0.in_layers.2.weight"].shape[0], f"{block}.1.norm.weight" in unet))
+    if not all(levels):
+        raise KeyError("residual block in some level of its UNet")
+    labels, vectors = unet.get("label_emb.weight"), unet.get("label_emb.0.0.weight")
+    return replace(
+        base,
+        in_channels=stem.shape[1],
+        out_channels=unet["out.2.weight"].shape[0],
+        model_channels=stem.shape[0],
+        channel_mult=tuple(level[0][0] // stem.shape[0] for level in levels),
+        num_res_blocks=len(levels[0]),
+        attention=tuple(level[0][1] for level in levels),
+        self_attention=(base.self_attention[0],) * (len(levels) - 1) + (base.self_attention[-1],),
+        context_dim=_context_dim(unet),
+        linear_projection=unet["middle_block.1.proj_in.weight"].ndim == 2,
+        num_classes=None if labels is None else labels.shape[0],
+        vector_dim=None if vectors is None else vectors.shape[1],
+    )
+
+
+def _autoencoder_spec(autoencoder: State, base: AutoencoderSpec) -> AutoencoderSpec:
+    channels = autoencoder["encoder.conv_in.weight"].shape[0]
+    levels = range(_count(autoencoder, r"encoder\.down\.(\d+)\."))
+    widths = [autoencoder[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
+    return replace(
+        base,
+        channels=channels,
+        channel_mult=tuple(width // channels for width in widths),
+        num_res_blocks=_count(autoencoder, r"encoder\.down\.0\.block\.(\d+)\."),
+        latent_channels=autoencoder["decoder.conv_in.weight"].shape[1],
+    )
+
+
+def _text_spec(text: State, base: TextSpec) -> TextSpec:
+    width = text["model.positional_embedding"].shape[1]
+    layers = _count(text, r"model\.transformer\.resblocks\.(\d+)\.")
+    return replace(base, width=width, layers=layers, heads=width // 64)
+
+
+def _count(state: State, pattern: str) -> int:
+    """How many numbers the pattern's group takes on in the keys."""
+    return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
+
+
+def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -> tuple[Prediction, str]:
+    """What the UNet predicts, and the rule that said so; the first rule that applies speaks."""
+    declared = _PREDICTIONS.get(file.metadata.get("modelspec.prediction_type", "").lower())
+    if declared:
+        return declared, "the file's metadata, modelspec.prediction_type"
+    if "v_pred" in file.tensors:
+        return "v_prediction", "the file's key v_pred"
+    for config in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
+        declared = _PREDICTIONS.get(_prediction_type(config))
+        if declared:
+            return declared, f"{config.relative_to(folder)} beside the file"
+    bias = unet.get("output_blocks.11.1.transformer_blocks.0.norm1.bias")
+    if base.kind == "v2-base" and bias is not None:
+        # 512-base and 768-v differ in nothing but their values; this bias is spread wider in v models
+        spread = bias.float().std(correction=0).item()
+        guess: Prediction = "v_prediction" if spread > 0.09 else "epsilon"
+        return guess, f"guessed from the weights: a norm's bias has a spread of {spread:.3f}, v models above 0.09"
+    return base.prediction, f"the default of {base.kind}"
+
+
+def _prediction_type(config: Path) -> str:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("prediction_type", "")) if isinstance(content, dict) else ""
+
+
+def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
+    """Put the weights in a module on meta: strict, finite, one dtype, frozen."""
+    _check_keys(module.state_dict(), state, name, prefix)
+    dtype = dtype or _dtype(state)
+    state = {key: tensor.to(dtype) for key, tensor in state.items()}
+    for key, tensor in state.items():
+        low, high = tensor.aminmax()  # NaN and infinity show in the extremes, at a sixteenth of isfinite's time
+        if not (low.isfinite() and high.isfinite()):
+            raise ValueError(f"{name} holds NaN or infinite values in {prefix}{key} as {dtype}; choose another file")
+    module.load_state_dict(state, strict=True, assign=True)
+    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_meta:
+            raise ValueError(f"{name} gives {prefix}{key} no value; choose another checkpoint")
+    module.eval().requires_grad_(False)
+
+
+def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
+    """Missing and unexpected keys and other shapes, all of them in one sentence."""
+    problems = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
+        "misshapen": [
+            f"{key} {list(given[key].shape)} for {list(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in given and given[key].shape != tensor.shape
+        ],
+    }
+    found = [
+        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if found:
+        raise ValueError(f"{name} does not fit under {prefix}: keys {', '.join(found)}; choose another file")
+
+
+def _dtype(state: State) -> torch.dtype:
+    """The dtype of most parameters; float16 where that is an 8-bit one, in which nothing can be computed."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        counts[tensor.dtype] += tensor.numel()
+    most = counts.most_common(1)[0][0]
+    return most if most.itemsize > 1 else torch.float16
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

@@ -1,0 +1,98 @@
+"""CLIP's text towers on open_clip's own blocks: OpenCLIP-H/14 for 2.x, OpenAI's CLIP-L/14 for 1.x.
+
+Attribute paths are the checkpoint's keys after `cond_stage_model.`; 1.x files carry Hugging Face names instead, which
+`from_hugging_face` rewrites. Sizes come from a `TextSpec`, so a narrow tower is built, trained and loaded alike.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from open_clip.transformer import QuickGELU, TextTransformer
+from torch import Tensor, nn
+
+from .specs import TextSpec
+
+CONTEXT_LENGTH = 77
+VOCABULARY = 49408
+
+
+class TextTower(nn.Module):
+    """Tokens to one vector per token; what `OpenCLIPText` and `CLIPText` share."""
+
+    def __init__(self, spec: TextSpec, activation: type[nn.Module], *, projection: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        self.model = TextTransformer(
+            context_length=CONTEXT_LENGTH,
+            vocab_size=VOCABULARY,
+            width=spec.width,
+            heads=spec.heads,
+            layers=spec.layers,
+            output_dim=spec.width if projection else None,
+            act_layer=activation,
+            no_causal_mask=True,  # its mask is a non-persistent buffer, lost on meta: forward makes the mask instead
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.model.positional_embedding.dtype)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 [B, 77] -> [B, 77, width], after the final norm."""
+        model = self.model
+        x = model.token_embedding(tokens) + model.positional_embedding
+        causal = torch.full((x.shape[1], x.shape[1]), -math.inf, dtype=x.dtype, device=x.device).triu_(1)
+        blocks = model.transformer.resblocks
+        for block in blocks[:-1] if self.spec.penultimate else blocks:
+            x = block(x, attn_mask=causal)
+        return cast(Tensor, model.ln_final(x))
+
+
+class OpenCLIPText(TextTower):
+    """OpenCLIP ViT-H/14's text tower (Cherti et al. 2022, arXiv:2212.07143), read one layer early by 2.x."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        super().__init__(spec, nn.GELU, projection=True)
+        # text_projection and logit_scale take no part in conditioning; the files hold them
+        self.model.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+class CLIPText(TextTower):
+    """OpenAI CLIP ViT-L/14's text tower (Radford et al. 2021, arXiv:2103.00020), read at its last layer by 1.x."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        super().__init__(spec, QuickGELU, projection=False)
+
+
+_FROM_HUGGING_FACE = (
+    ("embeddings.token_embedding.", "token_embedding."),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("encoder.layers.", "transformer.resblocks."),
+    ("self_attn.out_proj.", "attn.out_proj."),
+    ("layer_norm1.", "ln_1."),
+    ("layer_norm2.", "ln_2."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("final_layer_norm.", "ln_final."),
+)
+
+
+def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename `transformer.text_model.*` weights to `CLIPText`'s, joining q, k and v of each layer in one matrix."""
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("transformer.").removeprefix("text_model.")
+        if name == "embeddings.position_ids":  # 0..76, not a weight
+            continue
+        for old, new in _FROM_HUGGING_FACE:
+            name = name.replace(old, new)
+        renamed["model." + name] = tensor
+    for query in [name for name in renamed if ".self_attn.q_proj." in name]:
+        parts = [query.replace("q_proj", f"{letter}_proj") for letter in "qkv"]
+        if all(part in renamed for part in parts):
+            joined = query.replace("self_attn.q_proj.", "attn.in_proj_")
+            renamed[joined] = torch.cat([renamed.pop(part) for part in parts])
+    return renamed

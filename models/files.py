@@ -1,0 +1,81 @@
+"""Read a weights file: .safetensors, or a pickle under an allow-list. Tensors are memory-mapped, not copied."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class _ModelCheckpoint:
+    """Stands for the PyTorch Lightning class whose name training checkpoints mention."""
+
+
+_SCALAR = np.float64(0).__reduce__()[0]  # numpy's own constructor of scalars, whose module name differs by version
+_ALLOWED: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")},
+    (_ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file's tensors by key, and its metadata (safetensors only)."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def read(path: str | Path) -> WeightsFile:
+    """Read a file without running anything in it; its tensors stay on disk until used."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not there; choose a .safetensors or .ckpt file that exists")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path.name} is empty; download it again")
+    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    if not tensors:
+        raise ValueError(f"{path.name} holds no tensors; choose a checkpoint")
+    return WeightsFile(path.name, tensors, metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name} was not downloaded whole or is no safetensors file ({error}); download it again"
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with torch.serialization.safe_globals(_ALLOWED):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path.name} wants to run {refused[1]} while it is unpickled, which weights never need; "
+                "use a .safetensors file"
+            ) from error
+        raise ValueError(f"{path.name} is no checkpoint that can be read safely; use a .safetensors file") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(f"{path.name} was not downloaded whole or is no checkpoint; download it again") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__}, not weights by name; choose a checkpoint")
+    return {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}

@@ -1,0 +1,147 @@
+"""What each model of the family is: one frozen table, read by the checkpoint loader and by every node.
+
+Sizes here are those of the official files. A checkpoint's own tensor shapes replace them when it is loaded
+(`models.checkpoint`), so a narrow model of the same kind needs no entry of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSpec:
+    """Sizes of the denoiser (`models.unet.UNet`)."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attention: tuple[bool, ...] = (True, True, True, False)  # a transformer after each residual block of the level
+    self_attention: tuple[bool, ...] = (True, True, True, True)  # False: both attentions of the level read the context
+    context_dim: int = 1024
+    linear_projection: bool = True  # transformer projections: linear (2.x) or 1x1 convolutions (1.x)
+    heads: int | None = None  # a fixed number of heads (1.x and x4), else
+    head_channels: int = 64  # a fixed width of each head (2.x)
+    vector_dim: int | None = None  # class conditioning by a vector (unCLIP)
+    num_classes: int | None = None  # class conditioning by a label (x4: the noise level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSpec:
+    """Sizes of the KL autoencoder (`models.autoencoder.AutoencoderKL`)."""
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    latent_channels: int = 4
+    scale: float = 0.18215  # UNet latents = scale * autoencoder latents
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent pixel, each way."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """Sizes of the text tower (`models.clip_text`)."""
+
+    tower: Literal["openclip-h", "clip-l"] = "openclip-h"
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    pad_token: int = 0
+    penultimate: bool = True  # stop one layer early, then the final norm (2.x); else use every layer (1.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One kind of checkpoint: what is inside, what it predicts, and on which noise schedule."""
+
+    kind: str
+    file: str  # the official file, for messages and notes
+    task: str  # what it does, in words
+    unet: UNetSpec = UNetSpec()
+    autoencoder: AutoencoderSpec = AutoencoderSpec()
+    text: TextSpec = TextSpec()
+    prediction: Prediction = "epsilon"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    max_noise_level: int | None = None  # of the conditioning image (x4) or embedding (unCLIP)
+
+
+_CLIP_L = TextSpec(tower="clip-l", width=768, layers=12, heads=12, pad_token=49407, penultimate=False)
+_UNET_V1 = UNetSpec(context_dim=768, linear_projection=False, heads=8)
+_UNET_V2 = UNetSpec()
+_UNET_X4 = UNetSpec(
+    in_channels=7,
+    model_channels=256,
+    channel_mult=(1, 2, 2, 4),
+    attention=(False, True, True, True),
+    self_attention=(False, False, False, True),
+    heads=8,
+    num_classes=1000,
+)
+
+_V2 = ModelSpec(kind="v2-base", file="512-base-ema.safetensors", task="text-to-image")
+_V1 = replace(_V2, kind="v1", file="v1-5-pruned-emaonly.safetensors", unet=_UNET_V1, text=_CLIP_L)
+_UNCLIP = replace(_V2, task="image variations (unCLIP)", prediction="v_prediction", max_noise_level=1000)
+
+SPECS: dict[str, ModelSpec] = {
+    spec.kind: spec
+    for spec in (
+        _V1,
+        replace(
+            _V1,
+            kind="v1-inpaint",
+            file="sd-v1-5-inpainting.ckpt",
+            task="inpainting",
+            unet=replace(_UNET_V1, in_channels=9),
+        ),
+        _V2,
+        replace(_V2, kind="v2-v", file="768-v-ema.safetensors", prediction="v_prediction"),
+        replace(
+            _V2,
+            kind="v2-inpaint",
+            file="512-inpainting-ema.safetensors",
+            task="inpainting",
+            unet=replace(_UNET_V2, in_channels=9),
+        ),
+        replace(
+            _V2,
+            kind="v2-depth",
+            file="512-depth-ema.safetensors",
+            task="depth-guided generation",
+            unet=replace(_UNET_V2, in_channels=5),
+        ),
+        replace(
+            _UNCLIP,
+            kind="unclip-h",
+            file="sd21-unclip-h.ckpt",
+            unet=replace(_UNET_V2, vector_dim=2048),
+        ),
+        replace(
+            _UNCLIP,
+            kind="unclip-l",
+            file="sd21-unclip-l.ckpt",
+            unet=replace(_UNET_V2, vector_dim=1536),
+        ),
+        replace(
+            _V2,
+            kind="x4",
+            file="x4-upscaler-ema.safetensors",
+            task="x4 upscaling",
+            unet=_UNET_X4,
+            autoencoder=AutoencoderSpec(channel_mult=(1, 2, 4), scale=0.08333),
+            prediction="v_prediction",
+            beta_start=1e-4,
+            beta_end=2e-2,
+            max_noise_level=350,
+        ),
+    )
+}

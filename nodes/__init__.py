@@ -1,0 +1,30 @@
+"""The nodes, by their ids in saved workflows."""
+
+from .conditioning import SD2CLIPTextEncode
+from .inpaint import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
+from .latent import SD2VAEDecode
+from .loaders import SD2CheckpointLoader
+from .pictures import SD2SampleImage
+from .sampling import SD2KSampler
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    "SD2CheckpointLoader": SD2CheckpointLoader,
+    "SD2CLIPTextEncode": SD2CLIPTextEncode,
+    "SD2MaskPreprocess": SD2MaskPreprocess,
+    "SD2VAEEncodeForInpaint": SD2VAEEncodeForInpaint,
+    "SD2KSampler": SD2KSampler,
+    "SD2VAEDecode": SD2VAEDecode,
+    "SD2Composite": SD2Composite,
+    "SD2SampleImage": SD2SampleImage,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
+    "SD2CheckpointLoader": "SD2 Load Checkpoint",
+    "SD2CLIPTextEncode": "SD2 CLIP Text Encode",
+    "SD2MaskPreprocess": "SD2 Mask Preprocess",
+    "SD2VAEEncodeForInpaint": "SD2 VAE Encode (for Inpainting)",
+    "SD2KSampler": "SD2 KSampler",
+    "SD2VAEDecode": "SD2 VAE Decode",
+    "SD2Composite": "SD2 Composite",
+    "SD2SampleImage": "SD2 Sample Image",
+}

@@ -1,0 +1,78 @@
+"""Where files are without ComfyUI: a models folder laid out like ComfyUI's, and the folders of pictures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = (".safetensors", ".ckpt")
+VARIABLE = "SD2_MODELS_DIR"
+BUNDLED = Path(__file__).parent.parent / "models" / "demo"
+
+
+@dataclass
+class Folders:
+    """The folders chosen for this process; None leaves the default."""
+
+    models: Path | None = None
+    input: Path | None = None
+    output: Path | None = None
+
+
+_chosen = Folders()
+
+
+def set_dirs(*, models: Path | None = None, input: Path | None = None, output: Path | None = None) -> None:
+    """Choose folders; those left out keep what they were."""
+    _chosen.models = models or _chosen.models
+    _chosen.input = input or _chosen.input
+    _chosen.output = output or _chosen.output
+
+
+def input_dir() -> Path:
+    """Where pictures are read from; the working directory unless chosen."""
+    return _chosen.input or Path.cwd()
+
+
+def output_dir() -> Path:
+    """Where pictures are written to; `output` in the working directory unless chosen."""
+    return _chosen.output or Path.cwd() / "output"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """folder / name; ValueError where the name leads out of the folder."""
+    path = Path(os.path.normpath(folder / name))  # not resolve(): links inside the folder are the user's own choice
+    if not path.is_relative_to(os.path.normpath(folder)):
+        raise ValueError(f"{name!r} leads out of {folder}; name a file inside it")
+    return path
+
+
+def model_dirs(kind: str) -> list[Path]:
+    """Folders searched for models of a kind ("checkpoints", ...), in this order; the bundled models come last."""
+    models = _chosen.models or os.environ.get(VARIABLE)
+    return [Path(models) / kind, BUNDLED] if models else [BUNDLED]
+
+
+def list_models(kind: str) -> list[str]:
+    """The files that `resolve_model` finds by name, sorted."""
+    return sorted(
+        {
+            path.relative_to(folder).as_posix()
+            for folder in model_dirs(kind)
+            for path in folder.rglob("*")
+            if path.suffix in SUFFIXES and path.is_file()
+        }
+    )
+
+
+def resolve_model(kind: str, name: str) -> Path:
+    """The file of a model, by a name from `list_models` or by an absolute path."""
+    candidates = [Path(name)] if Path(name).is_absolute() else [inside(folder, name) for folder in model_dirs(kind)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or choose "
+        f"another models folder with --models-dir or {VARIABLE}"
+    )

@@ -1,0 +1,175 @@
+"""From CONDITIONING to a guided denoiser, outside ComfyUI (inside, its own guider does this)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..samplers import Denoise, denoiser, guide
+from . import masks
+from .wires import Conditioning
+
+if TYPE_CHECKING:
+    from .standalone import Model
+
+INPAINT_CHANNELS = 9  # the noisy latent, the mask, the masked picture's latent
+UNDERSTOOD = {"pooled_output", "strength", "concat_latent_image", "concat_mask"}
+INPAINT_KEYS = {"concat_latent_image", "concat_mask"}
+MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a CONDITIONING, ready for the UNet."""
+
+    context: Tensor  # [B, T, D]
+    concat: Tensor | None  # [B, 5, h, w]
+    strength: float
+
+
+def guided_denoiser(
+    model: Model,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float,
+    phi: float,
+) -> Denoise:
+    """denoise(x, sigma) -> x0 for x like `latent`, with guidance `scale` and its rescaling `phi`.
+
+    latent: [B, 4, h, w] scaled, and mask [B, 1, h, w]: what an inpainting model sees if the conditioning is silent.
+    """
+    sides = [positive] if scale == 1 else [positive, negative]  # at scale 1 the negative side cancels out
+    entries = [[_entry(model, context, options, latent, mask) for context, options in side] for side in sides]
+    predict = _predictor(model, [entry for side in entries for entry in side])
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        predictions = iter(predict(x, sigma))
+        x0 = [_average([(next(predictions), entry.strength) for entry in side]) for side in entries]
+        if scale == 1:
+            return x0[0]
+        return guide(x0[0], x0[1], x=x, sigma=sigma, scale=scale, phi=phi, prediction=model.prediction)
+
+    return denoise
+
+
+def _average(weighted: list[tuple[Tensor, float]]) -> Tensor:
+    total = sum(weight for _, weight in weighted) or 1.0
+    return torch.stack([x * (weight / total) for x, weight in weighted]).sum(0)
+
+
+def _predictor(model: Model, entries: list[Entry]) -> Callable[[Tensor, float], list[Tensor]]:
+    """predict(x, sigma) -> x0 of each entry, in one call of the UNet where the prompts' lengths allow it."""
+    lengths = [entry.context.shape[1] for entry in entries]
+    together = math.lcm(*lengths) <= MAX_REPEATS * min(lengths)
+    calls = [entries] if together else [[entry] for entry in entries]
+    denoisers = [denoiser(_network(model, call), model.schedule, model.prediction) for call in calls]
+
+    def predict(x: Tensor, sigma: float) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        for call, denoise in zip(calls, denoisers, strict=True):
+            outputs += denoise(x.repeat(len(call), 1, 1, 1), sigma).chunk(len(call))
+        return outputs
+
+    return predict
+
+
+def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The UNet as a function of (x, t), x holding one copy of the batch for each entry."""
+    dtype = model.unet.dtype
+    longest = math.lcm(*(entry.context.shape[1] for entry in entries))
+    # attention does not change when every key and value is repeated
+    context = torch.cat([entry.context.repeat(1, longest // entry.context.shape[1], 1) for entry in entries]).to(dtype)
+    extra = [entry.concat for entry in entries if entry.concat is not None]
+    concat = torch.cat(extra) if extra else None
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        x = x if concat is None else torch.cat([x, concat], dim=1)
+        out: Tensor = model.unet(x.to(dtype), t, context)
+        return out.float()
+
+    return network
+
+
+def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Entry:
+    width = model.spec.unet.context_dim
+    if context.shape[-1] != width:
+        raise ValueError(
+            f"the prompt is encoded to {context.shape[-1]} numbers a token, but {model.name} reads {width}; "
+            "take the clip from the same checkpoint as the model"
+        )
+    inpaint = model.spec.unet.in_channels == INPAINT_CHANNELS
+    concat = _inpaint_channels(model, options, latent, mask) if inpaint else None
+    context = masks.fit_batch(context, len(latent)).to(latent.device)
+    return Entry(context, concat, float(options.get("strength", 1.0)))
+
+
+def _inpaint_channels(model: Model, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, 5, h, w]: the mask and the masked picture's scaled latent; ComfyUI's choice where they are not given."""
+    height, width = latent.shape[-2:]
+    scale = model.spec.autoencoder.scale
+    mask, picture = options.get("concat_mask", mask), options.get("concat_latent_image")
+    if mask is None:
+        mask, picture = latent.new_ones(1, 1, height, width), scale * _grey(model, height, width)
+    elif picture is None:
+        picture = latent
+    else:
+        picture = scale * picture.float()
+    if picture.shape[-2:] != latent.shape[-2:]:
+        picture = F.interpolate(picture, size=(height, width), mode="bilinear")
+    mask = (masks.to_latent(mask, height, width) >= 0.5).float()
+    return torch.cat([masks.fit_batch(x, len(latent)).to(latent.device) for x in (mask, picture)], dim=1)
+
+
+def _grey(model: Model, height: int, width: int) -> Tensor:
+    """The latent of a picture that is masked everywhere.
+
+    ComfyUI has constants for it, which hold for the published autoencoder only; each file's own is asked here.
+    """
+    factor = model.vae.downscale_ratio
+    return model.vae.encode(torch.full((1, height * factor, width * factor, 3), 0.5))
+
+
+def keep_unmasked(denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor) -> Denoise:
+    """Hold everything outside mask [B, 1, h, w] at `latent`, noised with the same noise to each sigma."""
+
+    def masked(x: Tensor, sigma: float) -> Tensor:
+        x = (latent + sigma * noise).lerp(x, mask)
+        return latent.lerp(denoise(x, sigma), mask)
+
+    return masked
+
+
+def check(model: Model, *sides: Conditioning) -> None:
+    """ValueError where the conditioning asks for something that this model, or this sampler, does not do."""
+    options = [item for side in sides for _, entry in side for item in entry.items()]
+    keys = {key for key, value in options if value is not None and value is not False}
+    if model.spec.unet.in_channels not in (4, INPAINT_CHANNELS) or model.spec.unet.vector_dim is not None:
+        raise ValueError(
+            f"{model.name} is a checkpoint for {model.spec.task} (kind {model.spec.kind}), which SD2KSampler does not "
+            "sample yet; load a text-to-image or inpainting checkpoint"
+        )
+    if keys & INPAINT_KEYS and model.spec.unet.in_channels != INPAINT_CHANNELS:
+        wanted = (
+            "v1-inpaint (sd-v1-5-inpainting)"
+            if model.spec.kind.startswith("v1")
+            else "v2-inpaint (512-inpainting-ema)"
+        )
+        raise ValueError(
+            f"{model.name} is a {model.spec.task} checkpoint (kind {model.spec.kind}), but this graph sets inpainting "
+            f"conditioning, which needs kind {wanted}; load that, or leave SD2VAEEncodeForInpaint out and use "
+            "VAEEncode with SetLatentNoiseMask for masked image-to-image"
+        )
+    if unknown := sorted(keys - UNDERSTOOD):
+        raise ValueError(
+            f"the conditioning carries {', '.join(unknown)}, which is only understood inside ComfyUI; "
+            "take out the node that sets it"
+        )

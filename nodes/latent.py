@@ -1,0 +1,63 @@
+"""Nodes between latents and pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .pixels import ceil_to
+from .wires import Latent, Vae
+
+MIN_TILE = 8  # latent pixels
+
+
+class SD2VAEDecode:
+    """Latents as pictures."""
+
+    CATEGORY = "SD2/latent"
+    DESCRIPTION = (
+        "Decode latents to a picture, in tiles where it is large. A picture that SD2 VAE Encode (for Inpainting) had "
+        "to pad comes out at its own size."
+    )
+    SEARCH_ALIASES = ("latent to image", "vae decode tiled")
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The decoded picture.",)
+    FUNCTION = "decode"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "samples": ("LATENT", {"tooltip": "The latents to decode."}),
+                "vae": ("VAE", {"tooltip": "The autoencoder, of the same checkpoint as the model."}),
+                "tile_size": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 4096,
+                        "step": 64,
+                        "tooltip": "Side of a tile in pixels; smaller needs less memory. 0: tiles only where needed.",
+                    },
+                ),
+            }
+        }
+
+    def decode(self, samples: Latent, vae: Vae, tile_size: int = 0) -> tuple[Tensor]:
+        latent = samples["samples"]
+        if latent.isnan().any():
+            raise ValueError("the latent holds NaN; sample again with the checkpoint's dtype at bfloat16 or float32")
+        if tile_size == 0:
+            return (_unpad(vae.decode(latent), samples.get("sd2_size")),)
+        tile = max(tile_size // vae.spacial_compression_decode(), MIN_TILE)
+        image = vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=tile // 4)
+        return (_unpad(image, samples.get("sd2_size")),)
+
+
+def _unpad(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Cut off the padding, unless the latent was resized since it was encoded."""
+    if size is None or tuple(image.shape[1:3]) != (ceil_to(size[0], 8), ceil_to(size[1], 8)):
+        return image
+    return image[:, : size[0], : size[1]]

@@ -1,0 +1,77 @@
+"""Nodes that read model files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from ..models.specs import Prediction
+from . import host
+
+DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class SD2CheckpointLoader:
+    """One checkpoint file as the objects it holds."""
+
+    CATEGORY = "SD2/loaders"
+    DESCRIPTION = (
+        "Load a checkpoint of the Stable Diffusion 2 family (or 1.x): text-to-image, inpainting, depth, unCLIP or x4. "
+        "Which one it is, is read from the file; the report says what was found and why."
+    )
+    SEARCH_ALIASES = ("load model", "stable diffusion 2", "sd2 checkpoint", "inpainting model")
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE", "CLIP_VISION", "SD2_DEPTH_MODEL", "STRING")
+    RETURN_NAMES = ("model", "clip", "vae", "clip_vision", "depth_model", "report")
+    OUTPUT_TOOLTIPS = (
+        "The denoiser, for SD2 KSampler or any other sampler.",
+        "The text encoder, for SD2 CLIP Text Encode.",
+        "The autoencoder between pictures and latents.",
+        "The image encoder of an unCLIP checkpoint; nothing for the other kinds.",
+        "The depth estimator of the depth checkpoint; nothing for the other kinds.",
+        "The kind of the checkpoint, what its model predicts and which rule said so.",
+    )
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "ckpt_name": (host.list_models("checkpoints"), {"tooltip": "A file in the checkpoints folder."}),
+                "prediction": (
+                    ["auto", "epsilon", "v_prediction"],
+                    {
+                        "default": "auto",
+                        "tooltip": "What the model was trained to predict. auto asks the file and, where that is "
+                        "silent, guesses; the report names the rule. Set it if pictures come out as noise or grey.",
+                    },
+                ),
+                "dtype": (
+                    list(DTYPES),
+                    {
+                        "default": "auto",
+                        "tooltip": "Number format to compute in. auto: float32 on a CPU, else the file's own.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, ckpt_name: str | None) -> bool | str:
+        if ckpt_name is None:  # linked: its value is not known yet
+            return True
+        try:
+            host.resolve_model("checkpoints", ckpt_name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, ckpt_name: str, prediction: str, dtype: str) -> str:
+        stat = host.resolve_model("checkpoints", ckpt_name).stat()
+        return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+    def load(
+        self, ckpt_name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: str = "auto"
+    ) -> tuple[Any, ...]:
+        return tuple(host.load_checkpoint(ckpt_name, prediction, DTYPES[dtype]))

@@ -1,0 +1,106 @@
+"""Masks: any shape in, float [B, H, W] in 0..1 out, 1 = repaint."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NEARLY = 0.98  # white of a JPEG mask
+PLACEHOLDER = 64  # side of the zero mask that LoadImage gives for a picture without alpha
+
+
+def normalise(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """A mask of any rank, dtype and size as float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
+    mask = mask.float().nan_to_num().clamp(0, 1)
+    if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # a picture, BHWC
+        mask = mask[..., :3].mean(-1)
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    return mask if size is None else _resize(mask, size)
+
+
+def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = mask.shape[-2:]
+    if (height, width) == size:
+        return mask
+    if is_placeholder(mask):
+        return mask.new_zeros(mask.shape[0], *size)
+    if height >= size[0] and width >= size[1]:
+        return F.adaptive_max_pool2d(mask, size)  # an average would wash thin strokes out
+    return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
+
+
+def is_placeholder(mask: Tensor) -> bool:
+    """Whether this is LoadImage's stand-in for "no mask" rather than a mask."""
+    return mask.shape[-2:] == (PLACEHOLDER, PLACEHOLDER) and not bool(mask.any())
+
+
+def fit_batch(x: Tensor, count: int) -> Tensor:
+    """Repeat along the first dimension, then cut, to `count` items."""
+    return x if x.shape[0] == count else x.repeat(math.ceil(count / x.shape[0]), *[1] * (x.ndim - 1))[:count]
+
+
+def snap(mask: Tensor) -> Tensor:
+    """Values near the ends become 0 and 1: lossy files hold neither."""
+    return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill(mask <= 1 - NEARLY, 0.0)
+
+
+def threshold(mask: Tensor, level: float) -> Tensor:
+    """1 where the mask reaches `level`, else 0; level 0 keeps it soft."""
+    return (mask >= level).float() if level > 0 else mask
+
+
+def grow(mask: Tensor, px: int) -> Tensor:
+    """Dilate [B, H, W] by a disc of radius `px`; a negative radius shrinks. Soft values spread by their maximum."""
+    if px < 0:
+        return 1 - grow(1 - mask, -px)
+    grown, row, reach = mask.clone(), mask, 0
+    for dy in range(px, -1, -1):  # from the disc's top row, whose half width is 0, down to its widest
+        half = math.isqrt(px * px - dy * dy)
+        for _ in range(half - reach):
+            row = F.max_pool2d(row, (1, 3), stride=1, padding=(0, 1))
+        reach = half
+        if dy < mask.shape[-2]:
+            below, above = grown[:, dy:], grown[:, : mask.shape[-2] - dy]
+            torch.maximum(below, row[:, : mask.shape[-2] - dy], out=below)
+            torch.maximum(above, row[:, dy:], out=above)
+    return grown
+
+
+def blur(mask: Tensor, radius: int) -> Tensor:
+    """Gaussian blur of [B, H, W]: sigma is half the radius, and nothing spreads farther than the radius."""
+    if radius == 0:
+        return mask
+    offsets = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
+    kernel = torch.exp(-2 * (offsets / radius) ** 2)
+    kernel = kernel / kernel.sum()
+    x = F.pad(mask[:, None], (radius, radius, radius, radius), mode="replicate")
+    x = F.conv2d(x, kernel.view(1, 1, 1, -1))
+    return F.conv2d(x, kernel.view(1, 1, -1, 1))[:, 0].clamp(0, 1)
+
+
+def feather(mask: Tensor, px: int) -> Tensor:
+    """A soft edge `px` wide outside the mask; inside it nothing is thinned, beyond it the value is exactly 0."""
+    return torch.maximum(mask, blur(grow(mask, px // 2), px - px // 2))
+
+
+def fill_holes(mask: Tensor) -> Tensor:
+    """Set to 1 what the mask (where at least 0.5) encloses: all that cannot be reached from the picture's border."""
+    free = F.pad((mask < 0.5).float(), (1, 1, 1, 1), value=1.0)
+    outside = torch.zeros_like(free)
+    outside[:, 0, 0] = 1.0
+    count = 0.0
+    while count < (count := outside.sum().item()):
+        for _ in range(16):  # between two looks at whether anything still moves
+            # a step through edges, not corners: an outline one pixel wide holds diagonally
+            sideways = F.max_pool2d(outside, (1, 3), stride=1, padding=(0, 1))
+            outside = torch.maximum(sideways, F.max_pool2d(outside, (3, 1), stride=1, padding=(1, 0))) * free
+    enclosed = (free - outside)[:, 1:-1, 1:-1]
+    return torch.maximum(mask, enclosed)
+
+
+def to_latent(mask: Tensor, height: int, width: int) -> Tensor:
+    """Mask of any shape -> [B, 1, height, width] by the maximum of each block, so that thin strokes survive."""
+    return F.adaptive_max_pool2d(normalise(mask), (height, width))[:, None]

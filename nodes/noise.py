@@ -1,0 +1,27 @@
+"""Random numbers of a sampling run, always drawn on the CPU so that a seed means the same picture on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def starting_noise(latent: Tensor, seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
+    """Unit normal noise like latent [B, C, h, w], ComfyUI's rule.
+
+    batch_index: which picture of a batch each item is; picture i gets the i-th draw whatever else is in the batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if batch_index is None:
+        return torch.randn(latent.shape, generator=generator)
+    draws = [torch.randn(1, *latent.shape[1:], generator=generator) for _ in range(max(batch_index) + 1)]
+    return torch.cat([draws[index] for index in batch_index])
+
+
+def step_noise(latent: Tensor, seed: int) -> Callable[[], Tensor]:
+    """Fresh unit normal noise like `latent` at each call: the draws that follow the starting noise of this seed."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(latent.shape, generator=generator)
+    return lambda: torch.randn(latent.shape, generator=generator).to(latent)

@@ -1,0 +1,163 @@
+"""Nodes that sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..samplers import SAMPLERS, SCHEDULERS
+from . import host, masks
+from .noise import starting_noise
+from .wires import Conditioning, Latent
+
+
+class SD2KSampler:
+    """Noise to latent, with the reference's own samplers."""
+
+    CATEGORY = "SD2/sampling"
+    DESCRIPTION = (
+        "Sample a latent. ddim and plms with the ldm scheduler are the samplers of Stability's reference code; the "
+        "other names mean what they mean in KSampler."
+    )
+    SEARCH_ALIASES = ("ksampler", "sample", "denoise", "ddim", "plms", "generate")
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The sampled latent, for SD2 VAE Decode.",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The model to sample with."}),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Which random numbers to start from; the same seed gives the same picture.",
+                    },
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 20,
+                        "min": 1,
+                        "max": 1000,
+                        "tooltip": "How many steps to take. ldm and ddim_uniform take a few more where it does not "
+                        "divide 1000.",
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 8.0,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "How strongly to follow the prompt. 1 ignores the negative prompt and is twice as "
+                        "fast.",
+                    },
+                ),
+                "sampler_name": (
+                    list(SAMPLERS),
+                    {"default": "ddim", "tooltip": "The method that solves for the picture."},
+                ),
+                "scheduler": (
+                    list(SCHEDULERS),
+                    {"default": "ldm", "tooltip": "How the noise levels are spaced. ldm is the reference's spacing."},
+                ),
+                "positive": ("CONDITIONING", {"tooltip": "What the picture should show."}),
+                "negative": ("CONDITIONING", {"tooltip": "What the picture should not show."}),
+                "latent_image": ("LATENT", {"tooltip": "The latent to start from; it also sets size and number."}),
+                "denoise": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "How much of the latent to replace. 1 starts from pure noise, whatever it holds.",
+                    },
+                ),
+            },
+            "optional": {
+                "eta": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Fresh noise at each step of ddim; the other samplers ignore it. 0 adds none, 1 is "
+                        "what the reference's inpainting script uses.",
+                    },
+                ),
+                "cfg_rescale": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Take back the contrast that a high cfg adds; 0.7 suits v models, 0 is off.",
+                    },
+                ),
+            },
+        }
+
+    def sample(
+        self,
+        model: host.Model,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
+        denoise: float = 1.0,
+        eta: float = 0.0,
+        cfg_rescale: float = 0.0,
+    ) -> tuple[Latent]:
+        latent = _checked(latent_image["samples"])
+        mask = _latent_mask(latent_image.get("noise_mask"), latent)
+        if mask is not None and not mask.any():  # nothing to repaint
+            return (latent_image,)
+        sampling = host.Sampling(
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler_name=sampler_name,
+            scheduler=scheduler,
+            denoise=denoise,
+            eta=eta,
+            cfg_rescale=cfg_rescale,
+        )
+        noise = starting_noise(latent, seed, latent_image.get("batch_index"))
+        samples = host.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
+        if samples.isnan().any():
+            raise ValueError(
+                f"{sampler_name} gave NaN after {steps} steps; load the checkpoint with dtype bfloat16 or float32 "
+                "(float16 overflows in the attention of 2.x)"
+            )
+        return ({**latent_image, "samples": samples},)
+
+
+def _checked(latent: Tensor) -> Tensor:
+    if latent.ndim != 4 or latent.shape[1] != 4:
+        raise ValueError(f"the latent is {list(latent.shape)}; these models take [batch, 4, height / 8, width / 8]")
+    if latent.isnan().any():
+        raise ValueError("the latent holds NaN before sampling; encode the picture again with dtype float32")
+    return latent.float().cpu()
+
+
+def _latent_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
+    """A noise_mask of any shape as [B, 1, h, w]."""
+    if mask is None:
+        return None
+    return masks.fit_batch(masks.to_latent(mask, *latent.shape[-2:]), len(latent)).cpu()

@@ -1,0 +1,261 @@
+"""What stands in for ComfyUI when the nodes run without it: device, progress, models and the sampling run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..models.specs import AutoencoderSpec, ModelSpec, Prediction
+from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Step, final_sample, initial_sample, truncate
+from .folders import resolve_model
+from .guider import check, guided_denoiser, keep_unmasked
+from .noise import step_noise
+from .tiling import tiled
+from .wires import Conditioning
+
+if TYPE_CHECKING:
+    from ..models.autoencoder import AutoencoderKL
+    from ..models.checkpoint import Inspection
+    from ..models.clip_text import TextTower
+    from ..models.prompt import Chunk
+    from ..models.unet import UNet
+
+LARGE = 1536 * 1536  # pixels: beyond, the autoencoder's activations (some 2 kB a pixel) are computed in tiles
+Network = Callable[[Tensor], Tensor]
+Reporter = Callable[[int, int], None]
+
+_reporter: Reporter | None = None
+
+
+def set_reporter(reporter: Reporter | None) -> None:
+    """Choose who hears of progress: it gets (steps done, steps in all), and may raise to stop the run."""
+    global _reporter
+    _reporter = reporter
+
+
+def progress(done: int, total: int) -> None:
+    """Say how far a long computation has come."""
+    if _reporter is not None:
+        _reporter(done, total)
+
+
+def compute_device() -> torch.device:
+    """Where networks run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Move a network to where it computes, and to `dtype` or, for None, to the one that suits the place.
+
+    That is float32 on a CPU and the file's own on a GPU; but attention of 2.x overflows float16, so there bfloat16
+    takes its place where the GPU has it. Converting now and not when loading keeps loading as small as the file.
+    """
+    device = compute_device()
+    stored = next(module.parameters()).dtype
+    if device.type == "cpu":
+        suited = torch.float32
+    else:
+        suited = torch.bfloat16 if stored == torch.float16 and torch.cuda.is_bf16_supported() else stored
+    module.to(device=device, dtype=dtype or suited)
+
+
+@dataclass(frozen=True)
+class VAE:
+    """The object on a VAE wire. Pictures are float [B, H, W, 3] in 0..1, latents [B, 4, h, w] unscaled."""
+
+    autoencoder: AutoencoderKL
+    spec: AutoencoderSpec
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def downscale_ratio(self) -> int:
+        return self.spec.factor
+
+    def spacial_compression_encode(self) -> int:
+        return self.spec.factor
+
+    def spacial_compression_decode(self) -> int:
+        return self.spec.factor
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The mode of the posterior, without noise."""
+        if pixels.shape[1] * pixels.shape[2] <= LARGE:
+            try:
+                return self._run(self.autoencoder.encode, self._prepare(pixels))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        return self.encode_tiled(pixels)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        if samples.shape[2] * samples.shape[3] * self.spec.factor**2 <= LARGE:
+            try:
+                return _to_pixels(self._run(self.autoencoder.decode, samples))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        return self.decode_tiled(samples)
+
+    def encode_tiled(self, pixels: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
+        """Sizes in pixels."""
+        factor = self.spec.factor
+        tile_x, tile_y, overlap = (size // factor * factor for size in (tile_x, tile_y, overlap))
+        return self._run_tiled(self.autoencoder.encode, self._prepare(pixels), (tile_y, tile_x), overlap, 1 / factor)
+
+    def decode_tiled(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 8) -> Tensor:
+        """Sizes in latent pixels."""
+        x = self._run_tiled(self.autoencoder.decode, samples, (tile_y, tile_x), overlap, self.spec.factor)
+        return _to_pixels(x)
+
+    def _prepare(self, pixels: Tensor) -> Tensor:
+        """BHWC in 0..1 -> BCHW in -1..1, cut around the centre to multiples of the factor as ComfyUI's VAE does."""
+        x = pixels[..., :3].float().movedim(-1, 1) * 2 - 1
+        height, width = (length // self.spec.factor * self.spec.factor for length in x.shape[2:])
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        return x[:, :, top : top + height, left : left + width]
+
+    @torch.no_grad()
+    def _run(self, network: Network, x: Tensor) -> Tensor:
+        """One picture at a time: activations at full resolution are what fills the memory."""
+        to_device(self.autoencoder, self.dtype)
+        weight = self.autoencoder.quant_conv.weight
+        return torch.cat([network(item.to(weight)).float().cpu() for item in x[:, None]])
+
+    def _run_tiled(self, network: Network, x: Tensor, tile: tuple[int, int], overlap: int, scale: float) -> Tensor:
+        def run(part: Tensor) -> Tensor:
+            return self._run(network, part)
+
+        return tiled(run, x.cpu(), tile=tile, overlap=overlap, scale=scale, progress=progress)
+
+
+def _to_pixels(x: Tensor) -> Tensor:
+    """BCHW in -1..1 -> BHWC in 0..1."""
+    return ((x + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+
+@dataclass(frozen=True)
+class CLIP:
+    """The object on a CLIP wire: the text tower of one checkpoint."""
+
+    tower: TextTower
+    dtype: torch.dtype | None = None
+
+    def tokenize(self, text: str) -> list[Chunk]:
+        from ..models import prompt
+
+        return prompt.tokenize(text, self.tower.spec.pad_token)
+
+    @torch.no_grad()
+    def encode_from_tokens_scheduled(self, tokens: list[Chunk]) -> Conditioning:
+        """One entry: float32 [1, 77 * chunks, D] and no options."""
+        from ..models import prompt
+
+        to_device(self.tower, self.dtype)
+        return [[prompt.encode(self.tower, tokens).cpu(), {}]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The object on a MODEL wire."""
+
+    name: str  # the file's, for messages
+    spec: ModelSpec
+    prediction: Prediction
+    schedule: NoiseSchedule
+    unet: UNet
+    vae: VAE  # of the same file: what an inpainting model sees where nothing is given to it
+    dtype: torch.dtype | None = None
+
+
+def inspect(path: Path) -> Inspection:
+    """What a checkpoint file is, without building it."""
+    from ..models import checkpoint  # open_clip takes seconds to import
+
+    return checkpoint.inspect(path)
+
+
+class Loaded(NamedTuple):
+    """What SD2CheckpointLoader hands out, in the order of its outputs."""
+
+    model: Model
+    clip: CLIP
+    vae: VAE
+    clip_vision: None
+    depth_model: None
+    report: str
+
+
+def load_checkpoint(
+    name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
+) -> Loaded:
+    """Read a checkpoint; a dtype of None leaves the choice to `to_device`."""
+    from ..models import checkpoint
+
+    path = resolve_model("checkpoints", name)
+    file = checkpoint.load_checkpoint(path, prediction=prediction)
+    vae = VAE(file.autoencoder, file.spec.autoencoder, dtype or torch.float32)
+    schedule = NoiseSchedule(beta_start=file.spec.beta_start, beta_end=file.spec.beta_end)
+    model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype)
+    return Loaded(model, CLIP(file.text, dtype), vae, None, None, file.report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to sample; the widgets of SD2KSampler."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float = 1.0
+    eta: float = 0.0
+    cfg_rescale: float = 0.0
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    sampling: Sampling,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    check(model, positive, negative)
+    sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
+    if len(sigmas) == 0:
+        return latent
+    to_device(model.unet, model.dtype)
+    device = compute_device()
+    scale = model.spec.autoencoder.scale
+    original, noise = latent.to(device) * scale, noise.to(device)
+    mask = None if mask is None else mask.to(device)
+
+    denoise = guided_denoiser(model, positive, negative, original, mask, scale=sampling.cfg, phi=sampling.cfg_rescale)
+    if mask is not None:
+        denoise = keep_unmasked(denoise, original, noise, mask)
+    # a whole run starts from noise alone, as the reference does, whatever the latent holds
+    x = initial_sample(noise, float(sigmas[0]), original if sampling.denoise < 1 else None)
+    x = SAMPLERS[sampling.sampler_name](
+        denoise, x, sigmas, noise=step_noise(original, sampling.seed), callback=_report, **_options(sampling)
+    )
+    x = final_sample(x, float(sigmas[-1]))
+    if mask is not None:
+        x = original.lerp(x, mask)
+    return x.cpu() / scale
+
+
+def _options(sampling: Sampling) -> dict[str, Any]:
+    """DDIM's eta is a choice (0 in the reference's text-to-image, 1 in its inpainting); the others have their own."""
+    return {"eta": sampling.eta} if sampling.sampler_name == "ddim" else {}
+
+
+def _report(step: Step) -> None:
+    progress(step.index + 1, step.total)

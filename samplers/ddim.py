@@ -1,0 +1,25 @@
+"""DDIM."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .euler import sample_euler_ancestral
+from .solver import Callback, Denoise, NoiseSampler
+
+
+def sample_ddim(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    callback: Callback | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM: Song et al., arXiv:2010.02502 eq. 12; with the `ldm` spacing, the reference DDIMSampler.
+
+    x_t / sqrt(a) turns sqrt(a') x0 + sqrt(1 - a' - s^2) eps + s z into x0 + sigma_down eps + sigma_up z,
+    which is an ancestral Euler step.
+    """
+    return sample_euler_ancestral(denoise, x, sigmas, noise=noise, callback=callback, eta=eta)

@@ -1,0 +1,97 @@
+"""DPM-Solver++ in its multistep and stochastic forms.
+
+Lu et al., arXiv:2211.01095. Time is lambda = log(alpha / sigma_t) = -log sigma, and h is the step in lambda.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+
+
+def sample_dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+) -> Tensor:
+    """DPM-Solver++(2M): arXiv:2211.01095 algorithm 2."""
+    return sample_dpmpp_2m_sde(denoise, x, sigmas, noise=noise, callback=callback, eta=0.0)
+
+
+def sample_dpmpp_2m_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    callback: Callback | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M), midpoint form: arXiv:2211.01095; eta 0 solves the ODE instead of the SDE."""
+    steps = intervals(sigmas)
+    previous: tuple[Tensor, float] | None = None  # x0 of the last step, and its h
+    for i, (sigma, sigma_next) in enumerate(steps):
+        denoised = denoise(x, sigma)
+        if callback is not None:
+            callback(Step(i, len(steps), x, denoised, sigma))
+        if sigma_next == 0:
+            x = denoised
+            continue
+        h = math.log(sigma / sigma_next)
+        target = denoised
+        if previous is not None:
+            # D = x0 + (x0 - x0_previous) h / (2 h_previous): x0 extrapolated to the middle of the step
+            target = denoised + (h / (2 * previous[1])) * (denoised - previous[0])
+        x = _step(x, target, h, eta)
+        if eta > 0:
+            x = x + noise() * (_noise_level(sigma_next, h, eta) * s_noise)
+        previous = denoised, h
+    return x
+
+
+def sample_dpmpp_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    callback: Callback | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> Tensor:
+    """SDE-DPM-Solver++(2S) with the inner model call at half of h: arXiv:2211.01095; eta 0 is its algorithm 1."""
+    steps = intervals(sigmas)
+    for i, (sigma, sigma_next) in enumerate(steps):
+        denoised = denoise(x, sigma)
+        if callback is not None:
+            callback(Step(i, len(steps), x, denoised, sigma))
+        if sigma_next == 0:
+            x = denoised
+            continue
+        h = math.log(sigma / sigma_next)
+        sigma_mid = (sigma * sigma_next) ** 0.5
+        x_mid = _step(x, denoised, h / 2, eta)
+        if eta > 0:
+            first = noise()
+            x_mid = x_mid + first * (_noise_level(sigma_mid, h / 2, eta) * s_noise)
+        x = _step(x, denoise(x_mid, sigma_mid), h, eta)
+        if eta > 0:
+            # One Brownian path serves both noises: that of the whole step is that of its first half, carried on, plus
+            # an independent increment for the second half, n = rho n_first + sqrt(1 - rho^2) z with
+            # rho^2 = e^(-eta h) (1 - e^(-eta h)) / (1 - e^(-2 eta h)) = 1 / (1 + e^(eta h)).
+            rho_squared = 1 / (1 + math.exp(eta * h))
+            both = rho_squared**0.5 * first + (1 - rho_squared) ** 0.5 * noise()
+            x = x + both * (_noise_level(sigma_next, h, eta) * s_noise)
+    return x
+
+
+def _step(x: Tensor, x0: Tensor, h: float, eta: float) -> Tensor:
+    """The SDE solved over h with x0 held fixed, without its noise: e^(-(1 + eta) h) x + (1 - e^(-(1 + eta) h)) x0."""
+    return x0 + math.exp(-(1 + eta) * h) * (x - x0)
+
+
+def _noise_level(sigma_next: float, h: float, eta: float) -> float:
+    """Standard deviation of the noise gathered over h: sigma_next sqrt(1 - e^(-2 eta h))."""
+    return sigma_next * math.sqrt(-math.expm1(-2 * eta * h))

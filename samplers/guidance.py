@@ -1,0 +1,38 @@
+"""Classifier-free guidance and its rescaling."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .parameterization import Prediction, from_x0, to_x0
+
+
+def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, arXiv:2207.12598; the same in x0, eps and v, since each is linear in the others."""
+    return cond if scale == 1 else uncond + scale * (cond - uncond)
+
+
+def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
+    """Give network outputs [B,C,h,w] back the spread that guidance took from them, arXiv:2305.08891 section 3.4.
+
+    phi 0 leaves `guided` as it is, 1 gives it the standard deviation of `cond`; the paper uses 0.7.
+    """
+    axes = tuple(range(1, cond.ndim))
+    spread = guided.std(axes, keepdim=True)
+    # sigma_pos / sigma_cfg; a constant output has nothing to rescale
+    ratio = (cond.std(axes, keepdim=True) / spread).where(spread > 0, 1.0)
+    return guided * (phi * ratio + 1 - phi)
+
+
+def guide(
+    cond: Tensor, uncond: Tensor, *, x: Tensor, sigma: float, scale: float, phi: float, prediction: Prediction
+) -> Tensor:
+    """Guided x0 [B,C,h,w] from the conditional and unconditional x0 at x; phi is the strength of `rescale`.
+
+    The rescaling acts on what the network predicts (v or eps), as in the paper; it would mean something else on x0.
+    """
+    guided = cfg(cond, uncond, scale)
+    if phi == 0:
+        return guided
+    output = rescale(from_x0(guided, x, sigma, prediction), from_x0(cond, x, sigma, prediction), phi)
+    return to_x0(output, x, sigma, prediction)

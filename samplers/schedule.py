@@ -1,0 +1,152 @@
+"""Noise levels: the training schedule of a model and the spacings that cut it into sampling steps.
+
+Notation: a = alphas_cumprod, sigma = sqrt((1 - a) / a), t = training timestep 0..999 (t = 0 is the least noise).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# alphas_cumprod at the last timestep under zero terminal SNR: exactly 0 would make sigma infinite (ComfyUI's value)
+ZERO_SNR_ALPHA = 4.8973451890853435e-08
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSchedule:
+    """The "linear" schedule of the reference code: betas = linspace(sqrt(start), sqrt(end), steps)^2, in float64.
+
+    zero_terminal_snr rescales it so that the last timestep is (almost) pure noise, arXiv:2305.08891 algorithm 1.
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    steps: int = 1000
+    zero_terminal_snr: bool = False
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """[steps] float64, descending."""
+        betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        if not self.zero_terminal_snr:
+            return alphas_cumprod
+        root = alphas_cumprod.sqrt()
+        # shift the last value to 0, then scale so that the first keeps its value
+        rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        rescaled[-1] = ZERO_SNR_ALPHA
+        return rescaled
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """[steps] float64, ascending."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    @cached_property
+    def log_sigmas(self) -> Tensor:
+        """[steps] float64, ascending."""
+        return self.sigmas.log()
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """Noise level of timestep t, float64 on the CPU; fractions interpolate log sigma, t is clamped to 0..999."""
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu").clamp(0, self.steps - 1)
+        low = t.floor().long()
+        return self.log_sigmas[low].lerp(self.log_sigmas[t.ceil().long()], t - low).exp()
+
+    def timestep(self, sigma: Tensor | float) -> Tensor:
+        """Fractional timestep of a noise level, the inverse of `sigma`: float64 on the CPU, 0..999."""
+        log_sigma = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").log()
+        log_sigma = log_sigma.clamp(self.log_sigmas[0], self.log_sigmas[-1])
+        high = torch.searchsorted(self.log_sigmas, log_sigma).clamp(min=1)
+        below, above = self.log_sigmas[high - 1], self.log_sigmas[high]
+        return high - 1 + (log_sigma - below) / (above - below)
+
+
+Scheduler = Callable[[NoiseSchedule, int], Tensor]
+
+
+def ldm(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """The spacing of the reference DDIMSampler and PLMSSampler; ends at sigma_min, not at 0.
+
+    t = range(0, 1000, 1000 // steps) + 1, so a step count that does not divide 1000 gives more steps than asked for
+    (30 gives 31). A last t of 1000 (3, 9, 27, 37... steps), where the reference stops with an IndexError, is 999 here.
+    """
+    stride = max(schedule.steps // _positive(steps), 1)
+    # a set, because a stride of 1 meets 999 twice
+    timesteps = sorted({min(t + 1, schedule.steps - 1) for t in range(0, schedule.steps, stride)}, reverse=True)
+    return schedule.sigmas[[*timesteps, 0]]
+
+
+def normal(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Evenly spaced timesteps from the last to the first, then 0."""
+    return _append_zero(schedule.sigma(torch.linspace(schedule.steps - 1, 0, _positive(steps), dtype=torch.float64)))
+
+
+def sgm_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Evenly spaced timesteps without the first one, then 0 (the spacing of Stability's generative-models)."""
+    timesteps = torch.linspace(schedule.steps - 1, 0, _positive(steps) + 1, dtype=torch.float64)
+    return _append_zero(schedule.sigma(timesteps[:-1]))
+
+
+def karras(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Evenly spaced sigma^(1/rho) with rho = 7, then 0; Karras et al., arXiv:2206.00364 eq. 5."""
+    rho = 7.0
+    first, last = schedule.sigma_max ** (1 / rho), schedule.sigma_min ** (1 / rho)
+    return _append_zero(torch.linspace(first, last, _positive(steps), dtype=torch.float64) ** rho)
+
+
+def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Evenly spaced log sigma, then 0."""
+    first, last = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
+    return _append_zero(torch.linspace(first, last, _positive(steps), dtype=torch.float64).exp())
+
+
+def simple(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Every (1000 / steps)-th sigma counted from the noisy end, rounded to whole timesteps, then 0."""
+    stride = schedule.steps / _positive(steps)
+    return _append_zero(schedule.sigmas[[schedule.steps - 1 - int(i * stride) for i in range(steps)]])
+
+
+def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Timesteps 1, 1 + 1000 // steps, ..., then 0; may give more steps than asked for, like `ldm`."""
+    stride = max(schedule.steps // _positive(steps), 1)
+    return _append_zero(schedule.sigmas[1::stride].flip(0))
+
+
+def truncate(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, denoise: float) -> Tensor:
+    """The sigmas of a run that repaints only part of the way: denoise 1 is the whole schedule, 0 an empty one.
+
+    `ldm` follows the reference img2img: the last int(denoise * steps) steps of the schedule of `steps`, so fewer run.
+    The others follow ComfyUI: the last `steps` steps of a schedule of int(steps / denoise), so `steps` run.
+    """
+    if denoise > 0.9999:
+        return scheduler(schedule, steps)
+    if scheduler is ldm:
+        count, total = int(denoise * steps), steps
+    else:
+        count, total = (steps, int(steps / denoise)) if denoise > 0 else (0, steps)
+    sigmas = scheduler(schedule, total)
+    return sigmas[-count - 1 :] if count > 0 else sigmas[:0]
+
+
+def _append_zero(sigmas: Tensor) -> Tensor:
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def _positive(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; sampling needs at least 1.")
+    return steps

@@ -1,0 +1,72 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "": {"nodes"},
+    "models": {"models"},
+    "samplers": {"samplers"},
+    "nodes": {"nodes", "models", "samplers"},
+    "headless": {"headless", "nodes"},
+    "training": {"training", "models", "samplers"},
+}
+COMFYUI = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "folder_paths",
+    "server",
+    "execution",
+    "latent_preview",
+    "node_helpers",
+}
+# inside ComfyUI these names are ComfyUI's own, or nobody's
+OURS = {"sd2_family", *ALLOWED}
+FILES = [
+    path
+    for room in ALLOWED
+    for path in sorted((ROOT / room).glob("**/*.py" if room else "*.py"))
+    if not path.name.startswith("test_")
+]
+
+
+def imports(path):
+    """(level, dotted name) of every module a file imports, each name of `from . import a, b` by itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.level, node.module
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.level, alias.name) for alias in node.names)
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_arrows(path):
+    folder = path.relative_to(ROOT).parts[:-1]
+    room = folder[0] if folder else ""
+    for level, module in imports(path):
+        if level:
+            target = [*folder[: len(folder) - level + 1], *module.split(".")]
+            assert level <= len(folder) + 1, f"{name(path)} imports from above the pack"
+            assert target[0] in ALLOWED[room], f"{name(path)} imports {'.'.join(target)}"
+        else:
+            assert module.split(".")[0] not in OURS, f"{name(path)} imports {module} by an absolute name"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_comfyui_is_imported_by_one_file(path):
+    if name(path) != "nodes/host.py":
+        assert not {module.split(".")[0] for level, module in imports(path) if level == 0} & COMFYUI
+
+
+def test_the_walk_sees_the_rooms():
+    assert {name(path).split("/")[0] for path in FILES} >= {"nodes", "models", "samplers", "headless", "__init__.py"}

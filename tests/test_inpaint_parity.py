@@ -1,0 +1,96 @@
+"""Inpainting through our nodes against diffusers' pipeline, on the same random weights and noise."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers_keys import diffusers_unet
+from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.nodes import host
+from sd2_family.nodes.noise import starting_noise
+from tiny import write_checkpoint
+
+STEPS, CFG, SEED = 10, 5.0, 7
+
+
+def diffusers_vae(autoencoder, spec):
+    """Our weights in a diffusers AutoencoderKL that encodes to the mode, as our nodes do, and not to a sample."""
+    levels = len(spec.channel_mult)
+    model = AutoencoderKL(
+        block_out_channels=[spec.channels * m for m in spec.channel_mult],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        layers_per_block=spec.num_res_blocks,
+        latent_channels=spec.latent_channels,
+        scaling_factor=spec.scale,
+    )
+    prefixed = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.state_dict().items()}
+    model.load_state_dict(convert_ldm_vae_checkpoint(prefixed, model.config))
+    groups = [module.num_groups for module in autoencoder.modules() if isinstance(module, torch.nn.GroupNorm)]
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
+    for norm in norms:  # diffusers has one number for all levels, ours depends on the width in a narrow file
+        norm.num_groups = min(32, norm.num_channels // 4)
+    assert sorted(norm.num_groups for norm in norms) == sorted(groups)
+    model.quant_conv.weight.data[4:] = 0
+    model.quant_conv.bias.data[4:] = -30  # log-variance: a deviation of 3e-7
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prediction"), [("v2-inpaint", "epsilon"), ("v2-inpaint", "v_prediction"), ("v1-inpaint", "epsilon")]
+)
+def test_ten_ddim_steps(tmp_path, monkeypatch, kind, prediction):
+    (tmp_path / "checkpoints").mkdir()
+    write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors", kind)
+    monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
+    model, clip, vae, *_ = host.load_checkpoint("tiny.safetensors", prediction)
+    nodes = {name: node() for name, node in NODE_CLASS_MAPPINGS.items()}
+
+    torch.manual_seed(1)
+    image = torch.rand(1, 64, 96, 3)
+    mask = torch.zeros(1, 64, 96)
+    mask[:, 16:40, 24:64] = 1  # whole latent pixels: diffusers takes the nearest, we the maximum
+    positive, negative = (nodes["SD2CLIPTextEncode"].encode(clip, text)[0] for text in ("a (red:1.2) cat", ""))
+
+    prepared = nodes["SD2VAEEncodeForInpaint"].encode(positive, negative, vae, image, mask, "original", False)
+    (ours,) = nodes["SD2KSampler"].sample(model, SEED, STEPS, CFG, "ddim", "ldm", *prepared)
+
+    unet = diffusers_unet(model.unet)
+    unet.register_to_config(sample_size=64)  # the pipeline wants a number, and uses none
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=diffusers_vae(vae.autoencoder, vae.spec),
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        image=image.movedim(-1, 1),
+        mask_image=mask[:, None],
+        prompt_embeds=positive[0][0],
+        negative_prompt_embeds=negative[0][0],
+        height=64,
+        width=96,
+        strength=1.0,
+        num_inference_steps=STEPS,
+        guidance_scale=CFG,
+        latents=starting_noise(torch.zeros(1, 4, 8, 12), SEED),
+        output_type="latent",
+    ).images
+
+    ours = ours["samples"] * vae.spec.scale
+    assert theirs.std() > 0.5
+    # float32 through ten steps of a random network with latents up to 31; 8e-5 is what is seen
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-3)

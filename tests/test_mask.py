@@ -1,0 +1,150 @@
+"""Masks: what the nodes make of them, against definitions written out pixel by pixel."""
+
+import pytest
+import torch
+from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.nodes import masks
+
+
+def preprocess(mask, **widgets):
+    return NODE_CLASS_MAPPINGS["SD2MaskPreprocess"]().process(mask, **widgets)
+
+
+def dot(size=33):
+    mask = torch.zeros(1, size, size)
+    mask[0, size // 2, size // 2] = 1
+    return mask
+
+
+@pytest.mark.parametrize("column", range(8))
+@pytest.mark.parametrize("width", [1, 2, 6])
+def test_thin_strokes_mark_every_latent_they_touch(column, width):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 24 + column : 24 + column + width] = 1
+    latent = masks.to_latent(mask, 8, 8)
+    touched = {x // 8 for x in range(24 + column, 24 + column + width)}
+    assert latent.shape == (1, 1, 8, 8)
+    assert [bool(latent[0, 0, :, x].all()) for x in range(8)] == [x in touched for x in range(8)]
+    assert set(latent.unique().tolist()) == {0.0, 1.0}
+
+
+def test_thin_strokes_survive_a_smaller_picture():
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, 77] = 1
+    mask, _ = preprocess(mask, image=torch.zeros(1, 50, 60, 3))
+    assert mask.shape == (1, 50, 60)
+    assert mask.amax(2).min() == 1
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5, 12, 40])
+def test_grow_is_a_disc(radius):
+    y, x = torch.meshgrid(*[torch.arange(33) - 16] * 2, indexing="ij")
+    assert torch.equal(masks.grow(dot(), radius)[0], (x**2 + y**2 <= radius**2).float())
+
+
+def test_grow_is_the_same_on_every_side():
+    torch.manual_seed(0)
+    mask = torch.rand(2, 21, 30)
+    grown = masks.grow(mask, 4)
+    for axes in ((1,), (2,), (1, 2)):
+        assert torch.equal(masks.grow(mask.flip(axes), 4).flip(axes), grown)
+    assert torch.equal(masks.grow(mask.mT, 4).mT, grown)
+
+
+def test_negative_grow_shrinks():
+    square = torch.zeros(1, 20, 20)
+    square[:, 5:15, 5:15] = 1
+    shrunk = masks.grow(square, -3)
+    assert shrunk.sum() == 4 * 4
+    assert shrunk[0, 8:12, 8:12].all()
+    assert masks.grow(torch.ones(1, 9, 9), -3).all()  # the picture's border is no edge of the mask
+
+
+def test_masks_from_jpeg_files_are_snapped():
+    mask = torch.full((1, 16, 16), 0.01)
+    mask[:, 4:8] = 0.98
+    for threshold in (0.0, 0.5, 1.0):
+        clean, _ = preprocess(mask, threshold=threshold)
+        assert torch.equal(clean, (mask > 0.5).float())
+
+
+def test_threshold_zero_keeps_it_soft():
+    ramp = torch.linspace(0, 1, 64).expand(1, 8, 64)
+    soft, _ = preprocess(ramp, threshold=0.0)
+    assert torch.equal(soft[:, :, 2:-2], ramp[:, :, 2:-2])  # beyond, near 0 and near 1 are snapped
+    hard, _ = preprocess(ramp, threshold=0.5)
+    assert torch.equal(hard, (ramp >= 0.5).float())
+
+
+@pytest.mark.parametrize(
+    "shape", [(40, 48), (1, 40, 48), (3, 40, 48), (2, 1, 40, 48), (2, 40, 48, 3), (1, 1, 1, 40, 48), (1, 200, 7)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.uint8])
+def test_any_rank_dtype_and_size(shape, dtype):
+    mask, blend = preprocess(torch.ones(shape).to(dtype), image=torch.zeros(1, 24, 32, 3))
+    assert mask.shape[1:] == blend.shape[1:] == (24, 32)
+    assert mask.dtype == blend.dtype == torch.float32
+    assert mask.shape[0] == {(3, 40, 48): 3, (2, 1, 40, 48): 2, (2, 40, 48, 3): 2}.get(shape, 1)
+    assert mask.all()
+
+
+def test_placeholder_of_load_image_is_no_mask():
+    for invert in (False, True):
+        mask, blend = preprocess(torch.zeros(1, 64, 64), image=torch.zeros(1, 100, 80, 3), invert=invert, grow=5)
+        assert mask.shape == (1, 100, 80)
+        assert not mask.any()
+        assert not blend.any()
+
+
+def test_invert():
+    mask, _ = preprocess(dot(), invert=True)
+    assert torch.equal(mask, 1 - dot())
+
+
+def test_fill_holes_fills_an_outline_one_pixel_wide():
+    y, x = torch.meshgrid(*[torch.arange(41) - 20] * 2, indexing="ij")
+    disc = x**2 + y**2 <= 15**2
+    outline = (disc & ~(masks.grow(disc[None].float(), -1)[0] > 0)).float()[None]
+    assert outline[0, 20, 20] == 0
+    filled, _ = preprocess(outline, fill_holes=True)
+    assert torch.equal(filled[0], disc.float())
+
+
+def test_fill_holes_leaves_open_shapes():
+    spiral = torch.zeros(1, 30, 30)
+    spiral[0, 5:25, 5] = spiral[0, 5, 5:25] = spiral[0, 24, 5:25] = spiral[0, 10:25, 24] = 1  # open at the right
+    filled, _ = preprocess(spiral, fill_holes=True)
+    assert torch.equal(filled, spiral)
+
+
+def test_blur_is_a_gaussian():
+    radius = 6  # sigma 3
+    offsets = torch.arange(-6, 7, dtype=torch.float64)
+    weights = torch.exp(-(offsets**2) / (2 * 3.0**2))
+    weights = weights / weights.sum()
+    expected = torch.zeros(33, 33, dtype=torch.float64)
+    expected[10:23, 10:23] = weights[:, None] * weights
+    assert torch.allclose(masks.blur(dot(), radius)[0].double(), expected, atol=1e-7)  # float32 sums
+
+
+@pytest.mark.parametrize("blur", [1, 2, 7, 16])
+def test_blend_mask_fades_outside_the_mask_only(blur):
+    mask = torch.zeros(1, 80, 80)
+    mask[:, 39] = 1  # a stroke
+    sampling, blend = preprocess(mask, blur=blur)
+    assert torch.equal(sampling, mask)
+    assert (blend[:, 39] == 1).all()
+    assert not blend[:, : 39 - blur].any()
+    assert not blend[:, 40 + blur :].any()
+    column = blend[0, :, 40]
+    assert (column[:40].diff() >= -1e-6).all()
+    assert torch.allclose(column[:39].flip(0), column[40:79], atol=1e-6)
+    if blur > 2:
+        assert ((column > 0.05) & (column < 0.95)).any()
+
+
+def test_the_input_is_left_alone():
+    mask = torch.rand(1, 32, 32)
+    before = mask.clone()
+    preprocess(mask, threshold=0.0, grow=3, blur=4, fill_holes=True, invert=True)
+    assert torch.equal(mask, before)

@@ -1,0 +1,524 @@
+"""The nodes: their contract with ComfyUI, and what they do with a tiny checkpoint."""
+
+import inspect
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from sd2_family.nodes import folders, guider, host, pictures, pixels, standalone
+from sd2_family.nodes.noise import starting_noise, step_noise
+from sd2_family.nodes.tiling import tiled
+from tiny import write_checkpoint
+
+WIDGETS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+# saved workflows hold widget values by position: what stands here never changes, it only grows at the end
+INPUTS = {
+    "SD2CheckpointLoader": "ckpt_name prediction dtype",
+    "SD2CLIPTextEncode": "clip text",
+    "SD2MaskPreprocess": "mask threshold grow blur fill_holes invert image",
+    "SD2VAEEncodeForInpaint": "positive negative vae image mask fill keep_unmasked",
+    "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise eta cfg_rescale",
+    "SD2VAEDecode": "samples vae tile_size",
+    "SD2Composite": "original generated mask color_match",
+    "SD2SampleImage": "name",
+}
+OUTPUTS = {
+    "SD2CheckpointLoader": "MODEL CLIP VAE CLIP_VISION SD2_DEPTH_MODEL STRING",
+    "SD2CLIPTextEncode": "CONDITIONING",
+    "SD2MaskPreprocess": "MASK MASK",
+    "SD2VAEEncodeForInpaint": "CONDITIONING CONDITIONING LATENT",
+    "SD2KSampler": "LATENT",
+    "SD2VAEDecode": "IMAGE",
+    "SD2Composite": "IMAGE",
+    "SD2SampleImage": "IMAGE MASK",
+}
+
+
+def call(node, *args, **kwargs):
+    return getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(*args, **kwargs)
+
+
+def entries(node):
+    declared = NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
+    return {**declared["required"], **declared.get("optional", {})}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    (root / "checkpoints" / "sub").mkdir(parents=True)
+    for kind in ("v2-inpaint", "v2-base", "v2-v", "v2-depth"):
+        write_checkpoint(root / "checkpoints" / f"{kind}.safetensors", kind)
+    write_checkpoint(root / "checkpoints" / "sub" / "half.safetensors", "v2-inpaint", dtype=torch.float16)
+    return root
+
+
+@pytest.fixture
+def load(models, monkeypatch):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(models))
+    return lambda name: SimpleNamespace(
+        **dict(
+            zip(
+                NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].RETURN_NAMES,
+                call("SD2CheckpointLoader", f"{name}.safetensors"),
+                strict=True,
+            )
+        )
+    )
+
+
+@pytest.fixture
+def inpaint(load):
+    return load("v2-inpaint")
+
+
+def prompts(file):
+    return tuple(call("SD2CLIPTextEncode", file.clip, text)[0] for text in ("a red cat", ""))
+
+
+def picture(height=64, width=64, count=1):
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(height + width))
+
+
+def box(height=64, width=64, count=1):
+    mask = torch.zeros(count, height, width)
+    mask[:, height // 4 : height // 2, width // 3 : width // 2] = 1
+    return mask
+
+
+def sample(file, positive, negative, latent, **widgets):
+    widgets = {"seed": 5, "steps": 2, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "ldm", "denoise": 1.0} | widgets
+    return call("SD2KSampler", file.model, positive=positive, negative=negative, latent_image=latent, **widgets)[0]
+
+
+# the contract
+
+
+@pytest.mark.parametrize("node", INPUTS)
+def test_ids_inputs_and_outputs(node):
+    assert " ".join(entries(node)) == INPUTS[node]
+    assert " ".join(NODE_CLASS_MAPPINGS[node].RETURN_TYPES) == OUTPUTS[node]
+
+
+def test_every_node_is_listed():
+    assert set(NODE_CLASS_MAPPINGS) == set(NODE_DISPLAY_NAME_MAPPINGS) == set(INPUTS)
+
+
+@pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
+def test_classes_are_well_formed(node):
+    node_class = NODE_CLASS_MAPPINGS[node]
+    assert node_class.__name__ == node
+    assert node_class.CATEGORY.startswith("SD2/")
+    assert node_class.DESCRIPTION
+    assert node_class.SEARCH_ALIASES
+    assert len(node_class.RETURN_TYPES) == len(node_class.RETURN_NAMES) == len(node_class.OUTPUT_TOOLTIPS)
+    parameters = [*inspect.signature(getattr(node_class, node_class.FUNCTION)).parameters.values()][1:]
+    assert {parameter.name for parameter in parameters} == set(entries(node))
+    for name in node_class.INPUT_TYPES().get("optional", {}):
+        assert next(p for p in parameters if p.name == name).default is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize(("node", "name"), [(node, name) for node in NODE_CLASS_MAPPINGS for name in entries(node)])
+def test_inputs_are_well_formed(node, name):
+    kind, options = entries(node)[name]
+    assert options["tooltip"].endswith(".")
+    if isinstance(kind, list):
+        assert len(set(kind)) == len(kind)
+        assert options.get("default", kind[0] if kind else None) in (kind or [None])
+    elif kind in WIDGETS:
+        assert type(options["default"]) is WIDGETS[kind]
+        assert (
+            options.get("min", -np.inf) <= options["default"] <= options.get("max", np.inf) if kind != "STRING" else 1
+        )
+    parameter = inspect.signature(getattr(NODE_CLASS_MAPPINGS[node], NODE_CLASS_MAPPINGS[node].FUNCTION)).parameters[
+        name
+    ]
+    if parameter.default not in (inspect.Parameter.empty, None):
+        assert parameter.default == options["default"]
+
+
+# end to end
+
+
+@pytest.mark.parametrize("fill", list(pixels.FILLS))
+@pytest.mark.parametrize("size", [(64, 64), (61, 75), (40, 8), (3, 90)])
+def test_inpainting_keeps_size_and_everything_outside_the_mask(inpaint, fill, size):
+    image, mask = picture(*size), box(*size)
+    mask[:, 0, 0] = 1
+    mask, blend = call("SD2MaskPreprocess", mask, blur=3, image=image)
+    prepared = call("SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, fill, True)
+    latent = sample(inpaint, *prepared, denoise=0.7)
+    (generated,) = call("SD2VAEDecode", latent, inpaint.vae, 0)
+    assert generated.shape == image.shape
+    for color_match in (False, True):
+        (result,) = call("SD2Composite", image, generated, blend, color_match)
+        assert torch.equal(result[blend == 0], image[blend == 0])
+        assert not torch.equal(result[mask == 1], image[mask == 1])
+        if not color_match:
+            assert torch.equal(result[mask == 1], generated[mask == 1])
+
+
+def test_half_precision_images(inpaint):
+    image, mask = picture().half(), box().half()
+    mask, blend = call("SD2MaskPreprocess", mask, image=image)
+    *conditioning, latent = call("SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "grey", True)
+    assert latent["samples"].dtype == conditioning[0][0][1]["concat_mask"].dtype == torch.float32
+    (result,) = call("SD2Composite", image, picture().half(), blend, False)
+    assert torch.equal(result[blend == 0], image.float()[blend == 0])
+
+
+def test_what_the_conditioning_carries(inpaint):
+    image, mask = picture(), box()
+    positive, negative, latent = call("SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask)
+    masked = torch.where(mask[..., None] < 0.5, image * 2 - 1, 0.0).movedim(-1, 1)  # the reference's make_batch_sd
+    for side in (positive, negative):
+        values = side[0][1]
+        assert set(values) == {"concat_latent_image", "concat_mask"}
+        assert torch.allclose(values["concat_latent_image"], inpaint.vae.autoencoder.encode(masked), atol=1e-5)
+        assert values["concat_mask"].shape == (1, 1, 8, 8)
+    assert torch.equal(latent["samples"], inpaint.vae.encode(image))
+    assert torch.equal(latent["noise_mask"], positive[0][1]["concat_mask"])
+    assert (
+        "noise_mask"
+        not in call(
+            "SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "grey", keep_unmasked=False
+        )[2]
+    )
+
+
+@pytest.mark.parametrize(("images", "given", "count"), [(1, 3, 3), (2, 1, 2), (2, 3, 2), (3, 2, 3)])
+def test_batches_of_images_and_masks(inpaint, images, given, count):
+    prepared = call("SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, picture(count=images), box(count=given))
+    latent = sample(inpaint, *prepared)
+    assert latent["samples"].shape == (count, 4, 8, 8)
+    (generated,) = call("SD2VAEDecode", latent, inpaint.vae)
+    assert call("SD2Composite", picture(count=images), generated, box(count=given))[0].shape[0] == max(images, given)
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(1, 64, 64), torch.zeros(1, 50, 60), torch.full((1, 50, 60), 0.4)])
+@pytest.mark.parametrize("keep_unmasked", [False, True])
+def test_an_empty_mask_gives_the_input_and_says_so(inpaint, caplog, mask, keep_unmasked):
+    image = picture(50, 60)
+    prepared = call(
+        "SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "noise", keep_unmasked=keep_unmasked
+    )
+    assert len(caplog.messages) == 1
+    assert "SD2MaskPreprocess" in caplog.messages[0]
+    latent = sample(inpaint, *prepared)
+    assert torch.equal(latent["samples"], prepared[2]["samples"])
+    (generated,) = call("SD2VAEDecode", latent, inpaint.vae)
+    mask, blend = call("SD2MaskPreprocess", mask, image=image, grow=4, blur=4)
+    assert torch.equal(call("SD2Composite", image, generated, blend)[0], image)
+
+
+def test_a_file_of_half_precision_computes_in_float32_on_a_cpu(load, inpaint):
+    half = load("sub/half")
+    assert half.model.unet.dtype == torch.float16  # until it is needed
+    outputs = [
+        sample(file, *call("SD2VAEEncodeForInpaint", *prompts(file), file.vae, picture(), box()))["samples"]
+        for file in (half, inpaint)
+    ]
+    assert outputs[0].dtype == torch.float32
+    # float16 weights have 11 bits, and the latents here reach 40
+    assert torch.allclose(*outputs, rtol=0.02, atol=0.5)
+
+
+# sampling
+
+
+def test_starting_noise_is_comfyuis():
+    latent = torch.zeros(3, 4, 8, 8)
+    assert torch.equal(starting_noise(latent, 9), torch.randn(3, 4, 8, 8, generator=torch.manual_seed(9)))
+    generator = torch.manual_seed(9)
+    draws = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(4)]
+    assert torch.equal(starting_noise(latent, 9, [3, 0, 3]), torch.cat([draws[3], draws[0], draws[3]]))
+    assert not torch.equal(step_noise(latent, 9)(), starting_noise(latent, 9))
+
+
+def test_batch_index_gives_the_picture_of_the_batch(load):
+    file = load("v2-base")
+    batch = sample(file, *prompts(file), {"samples": torch.zeros(3, 4, 8, 8), "batch_index": [0, 1, 2]})
+    single = sample(file, *prompts(file), {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [2]})
+    assert torch.allclose(single["samples"], batch["samples"][2:], rtol=1e-4, atol=1e-3)  # other kernels, other sums
+
+
+def test_a_whole_run_ignores_the_latent_and_a_partial_one_does_not(load):
+    file = load("v2-base")
+    latents = [{"samples": x} for x in (torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8))]
+    whole = [sample(file, *prompts(file), latent)["samples"] for latent in latents]
+    part = [sample(file, *prompts(file), latent, denoise=0.5)["samples"] for latent in latents]
+    none = [sample(file, *prompts(file), latent, denoise=0.0)["samples"] for latent in latents]
+    assert torch.equal(*whole)
+    assert not torch.allclose(*part)
+    assert torch.equal(none[1], latents[1]["samples"])
+
+
+@pytest.mark.parametrize(
+    ("sampler_name", "scheduler"), [("ddim", "ldm"), ("dpmpp_2m", "karras"), ("uni_pc", "simple")]
+)
+def test_masked_sampling_holds_the_rest(load, sampler_name, scheduler):
+    file = load("v2-v")  # a text-to-image model: masked image-to-image
+    latent = {"samples": torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)), "noise_mask": box(), "mine": 1}
+    result = sample(file, *prompts(file), latent, sampler_name=sampler_name, scheduler=scheduler, denoise=0.6, steps=3)
+    kept = (torch.nn.functional.max_pool2d(box(), 8)[:, None] == 0).expand(1, 4, 8, 8)
+    assert torch.allclose(result["samples"][kept], latent["samples"][kept], atol=1e-5)
+    assert not torch.allclose(result["samples"][~kept], latent["samples"][~kept], atol=0.1)
+    assert result["mine"] == 1
+    assert result["noise_mask"] is latent["noise_mask"]
+
+
+def test_eta_and_seed_change_the_picture(load):
+    file = load("v2-base")
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    first, again, other, noisy, plms = (
+        sample(file, *prompts(file), latent, **widgets)["samples"]
+        for widgets in ({}, {}, {"seed": 6}, {"eta": 1.0}, {"sampler_name": "plms", "eta": 1.0})
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(first, noisy)
+    assert plms.isfinite().all()
+
+
+def test_cfg_one_ignores_the_negative_side(load):
+    file = load("v2-base")
+    positive, negative = prompts(file)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    one = sample(file, positive, negative, latent, cfg=1.0)["samples"]
+    assert torch.equal(one, sample(file, positive, positive, latent, cfg=1.0)["samples"])
+    # guided by itself, a prompt is what it is without guidance; a larger batch sums in another order
+    assert torch.allclose(one, sample(file, positive, positive, latent, cfg=6.0)["samples"], rtol=1e-3, atol=1e-2)
+
+
+def test_prompts_of_different_length_share_a_call(load):
+    file = load("v2-base")
+    long = call("SD2CLIPTextEncode", file.clip, "many words " * 60)[0]
+    short = prompts(file)[1]
+    assert long[0][0].shape[1] > short[0][0].shape[1] == 77
+    latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
+    together = guider.guided_denoiser(file.model, long, short, latent, None, scale=3.0, phi=0.0)(latent, 2.0)
+    sides = [
+        guider.guided_denoiser(file.model, side, side, latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+        for side in (long, short)
+    ]
+    assert torch.allclose(together, sides[1] + 3 * (sides[0] - sides[1]), rtol=1e-4, atol=1e-4)  # float32 sums
+
+
+def test_combined_prompts_are_averaged_by_strength(load):
+    file = load("v2-base")
+    (first,), (second,) = prompts(file)
+    latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
+
+    def x0(*entries):
+        return guider.guided_denoiser(file.model, list(entries), [], latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+
+    mixed = x0([first[0], {"strength": 3.0}], second)
+    assert torch.allclose(mixed, 0.75 * x0(first) + 0.25 * x0(second), rtol=1e-4, atol=1e-4)  # float32 sums
+
+
+def test_an_inpainting_model_without_inpainting_conditioning_sees_a_grey_picture(inpaint):
+    positive, negative = prompts(inpaint)
+    empty = {"samples": torch.zeros(1, 4, 8, 8)}
+    everything = call(
+        "SD2VAEEncodeForInpaint", positive, negative, inpaint.vae, picture(), torch.ones(1, 64, 64), "grey", False
+    )
+    expected = sample(inpaint, everything[0], everything[1], empty)["samples"]
+    assert torch.equal(sample(inpaint, positive, negative, empty)["samples"], expected)
+
+
+def test_progress_is_reported(load):
+    file = load("v2-base")
+    heard = []
+    host.set_reporter(lambda done, total: heard.append((done, total)))
+    try:
+        sample(file, *prompts(file), {"samples": torch.zeros(1, 4, 8, 8)}, steps=4)
+    finally:
+        host.set_reporter(None)
+    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+# decoding
+
+
+def test_tiles_blend_without_seams():
+    def smooth(x):  # each output pixel from its own input pixel only: tiles must not show at all
+        return torch.nn.functional.interpolate(x.sin(), scale_factor=2, mode="nearest")
+
+    x = torch.randn(2, 3, 37, 50)
+    seen = []
+    out = tiled(smooth, x, tile=(16, 24), overlap=4, scale=2, progress=lambda done, total: seen.append((done, total)))
+    assert torch.allclose(out, smooth(x), atol=1e-6)
+    assert seen[-1] == (len(seen), len(seen))
+
+
+def test_tiled_autoencoder_is_close_to_the_whole(inpaint, monkeypatch):
+    image = picture(96, 128)
+    latent = inpaint.vae.encode(image)
+    tiles = inpaint.vae.encode_tiled(image, tile_x=64, tile_y=64, overlap=32)
+    assert tiles.shape == latent.shape
+    whole = inpaint.vae.decode(latent)
+    (decoded,) = call("SD2VAEDecode", {"samples": latent}, inpaint.vae, 64)
+    assert decoded.shape == whole.shape
+    # norms and attention see a tile and not the picture, which random weights feel most; a misplaced tile gives 0
+    assert torch.corrcoef(torch.stack([decoded.flatten(), whole.flatten()]))[0, 1] > 0.7
+    assert torch.corrcoef(torch.stack([tiles.flatten(), latent.flatten()]))[0, 1] > 0.7
+    monkeypatch.setattr(standalone, "LARGE", 64 * 64)
+    assert torch.equal(inpaint.vae.encode(image), inpaint.vae.encode_tiled(image))
+
+
+def test_a_resized_latent_is_not_cut(inpaint):
+    latent = {"samples": torch.zeros(1, 4, 16, 16), "sd2_size": (60, 60)}
+    assert call("SD2VAEDecode", latent, inpaint.vae)[0].shape == (1, 128, 128, 3)
+
+
+# pictures
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9])
+def test_padding_reflects(length):
+    x = torch.arange(length).float().view(1, length, 1, 1).expand(1, length, 8, 1)
+    padded = pixels.pad(x, 8)[0, :, 0, 0].numpy()
+    assert (padded == np.pad(np.arange(length), (0, -length % 8), mode="reflect")).all()
+
+
+def test_surroundings_continue_a_gradient():
+    ramp = torch.linspace(0, 1, 64).view(1, 1, 64, 1).expand(1, 64, 64, 3)
+    hole = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hole[:, 24:40, 24:40] = True
+    filled = pixels.fill_surroundings(ramp, hole)
+    assert torch.equal(filled[~hole], ramp[~hole])
+    assert (filled - ramp).abs().max() < 0.15
+    assert torch.equal(pixels.fill_surroundings(ramp, torch.ones_like(hole)), torch.full_like(ramp, 0.5))
+
+
+def test_color_match_undoes_a_shift():
+    original = picture(32, 32) * 0.4 + 0.3
+    mask = box(32, 32)
+    shifted = original * 0.9 + torch.tensor([0.05, -0.02, 0.03])
+    (result,) = call("SD2Composite", original, shifted, mask, True)
+    assert torch.allclose(result, original, atol=1e-5)
+    (all_masked,) = call("SD2Composite", original, shifted, torch.ones(1, 32, 32), True)
+    assert torch.equal(all_masked, shifted)  # nothing to compare
+
+
+def test_composite_accepts_other_sizes():
+    image = picture(61, 75)
+    padded = pixels.pad(image, 8)
+    assert torch.equal(call("SD2Composite", image, padded, torch.ones(1, 61, 75), False)[0], image)
+    assert call("SD2Composite", image, picture(128, 128), box(20, 20), True)[0].shape == image.shape
+
+
+def test_sample_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "SAMPLES", tmp_path)
+    colours = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "park.png")
+    Image.fromarray(colours[..., 0]).save(tmp_path / "park_mask.png")
+    Image.fromarray(colours).save(tmp_path / "alone.png")
+    assert entries("SD2SampleImage")["name"][0] == ["alone.png", "park.png"]
+    image, mask = call("SD2SampleImage", "park.png")
+    assert torch.equal(image, torch.from_numpy(colours / np.float32(255))[None])
+    assert torch.equal(mask, image[..., 0])
+    assert not call("SD2SampleImage", "alone.png")[1].any()
+    with pytest.raises(ValueError, match="leads out"):
+        call("SD2SampleImage", "../alone.png")
+
+
+# files
+
+
+def test_models_are_found_by_name_and_path(models, monkeypatch):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(models))
+    names = host.list_models("checkpoints")
+    assert {"v2-v.safetensors", "sub/half.safetensors"} <= set(names)
+    assert entries("SD2CheckpointLoader")["ckpt_name"][0] == names
+    for name in ("sub/half.safetensors", str(models / "checkpoints" / "sub" / "half.safetensors")):
+        assert host.resolve_model("checkpoints", name) == models / "checkpoints" / "sub" / "half.safetensors"
+        assert NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].VALIDATE_INPUTS(name) is True
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "sub/../../secret.safetensors"])
+def test_names_stay_inside_the_folder(models, monkeypatch, name):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(models))
+    (models / "secret.safetensors").touch()
+    with pytest.raises(ValueError, match="leads out"):
+        host.resolve_model("checkpoints", name)
+
+
+def test_a_missing_model_says_where_it_was_looked_for(models, monkeypatch):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(models))
+    answer = NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].VALIDATE_INPUTS("512-inpainting-ema.safetensors")
+    assert "512-inpainting-ema.safetensors" in answer
+    assert str(models / "checkpoints") in answer
+
+
+def test_chosen_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_chosen", folders.Folders())
+    host.set_dirs(models=tmp_path, input=tmp_path / "in")
+    host.set_dirs(output=tmp_path / "out")
+    assert host.input_dir() == tmp_path / "in"
+    assert host.output_dir() == tmp_path / "out"
+    assert folders.model_dirs("checkpoints")[0] == tmp_path / "checkpoints"
+
+
+def test_a_replaced_file_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
+    path = write_checkpoint(tmp_path / "checkpoints" / "a.safetensors", "v2-base")
+    fingerprint = NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].IS_CHANGED
+    before = fingerprint("a.safetensors", "auto", "auto")
+    assert fingerprint("a.safetensors", "auto", "auto") == before
+    os.utime(path, ns=(1, 1))
+    assert fingerprint("a.safetensors", "auto", "auto") != before
+
+
+def test_the_prediction_widget_overrides(models, monkeypatch):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(models))
+    model, *_, report = call("SD2CheckpointLoader", "v2-inpaint.safetensors", "v_prediction")
+    assert model.prediction == "v_prediction"
+    assert "v_prediction" in report
+
+
+# errors
+
+
+def test_a_text_to_image_model_in_an_inpainting_graph(load):
+    file = load("v2-v")
+    prepared = call("SD2VAEEncodeForInpaint", *prompts(file), file.vae, picture(), box())
+    with pytest.raises(ValueError, match=r"v2-v\.safetensors is a text-to-image .*v2-v.*v2-inpaint"):
+        sample(file, *prepared)
+
+
+def test_a_model_of_another_task(load):
+    file = load("v2-depth")
+    with pytest.raises(ValueError, match=r"v2-depth\.safetensors .*depth"):
+        sample(file, *prompts(file), {"samples": torch.zeros(1, 4, 8, 8)})
+
+
+def test_nan_is_named(load):
+    file = load("v2-base")
+    bad = {"samples": torch.full((1, 4, 8, 8), torch.nan)}
+    with pytest.raises(ValueError, match="NaN before sampling"):
+        sample(file, *prompts(file), bad)
+    with pytest.raises(ValueError, match="NaN"):
+        call("SD2VAEDecode", bad, file.vae)
+    file.model.unet.out[2].bias = torch.nn.Parameter(torch.full((4,), torch.nan), requires_grad=False)
+    with pytest.raises(ValueError, match="bfloat16"):
+        sample(file, *prompts(file), {"samples": torch.zeros(1, 4, 8, 8)})
+
+
+def test_wrong_shapes_and_wires_are_named(load):
+    file = load("v2-base")
+    positive, negative = prompts(file)
+    with pytest.raises(ValueError, match=r"\[1, 16, 8, 8\]"):
+        sample(file, positive, negative, {"samples": torch.zeros(1, 16, 8, 8)})
+    narrow = [[torch.zeros(1, 77, 48), {}]]
+    with pytest.raises(ValueError, match="48 .*64"):
+        sample(file, narrow, negative, {"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ValueError, match="area"):
+        sample(file, [[positive[0][0], {"area": (8, 8, 0, 0)}]], negative, {"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ValueError, match="SD2CheckpointLoader"):
+        call("SD2CLIPTextEncode", None, "cat")

@@ -1,0 +1,114 @@
+"""Narrow checkpoints of every kind, in the key layout of the official files."""
+
+from dataclasses import replace
+
+import torch
+from safetensors.torch import save_file
+from sd2_family.models.autoencoder import AutoencoderKL
+from sd2_family.models.clip_text import CLIPText, OpenCLIPText
+from sd2_family.models.specs import SPECS
+from sd2_family.models.unet import UNet
+
+SCHEDULE_BUFFERS = (
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "betas",
+    "log_one_minus_alphas_cumprod",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "posterior_variance",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+)
+VECTOR_DIMS = {"unclip-h": 128, "unclip-l": 96}  # H: twice the context's width, as in the official file
+
+
+def tiny_spec(kind):
+    """The kind's spec at 64 channels, two UNet levels and a one-head text tower; the VAE keeps its factor."""
+    spec = SPECS[kind]
+    unet = replace(
+        spec.unet,
+        model_channels=64,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention=(kind != "x4", True),
+        self_attention=(kind != "x4", True),
+        context_dim=64,
+        vector_dim=VECTOR_DIMS.get(kind),
+        num_classes=400 if kind == "x4" else None,
+    )
+    mult = (1, 1, 2, 2)[-len(spec.autoencoder.channel_mult) :]
+    autoencoder = replace(spec.autoencoder, channels=32, channel_mult=mult, num_res_blocks=1)
+    return replace(spec, unet=unet, autoencoder=autoencoder, text=replace(spec.text, width=64, layers=2, heads=1))
+
+
+def randomise(module, seed):
+    """Every tensor random, norms included, at scales that keep activations near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim > 1:
+            value = noise * parameter[0].numel() ** -0.5
+        else:
+            value = 0.1 * noise + float(name.endswith("weight"))
+        parameter.data = value
+    return module.eval().requires_grad_(False)
+
+
+def hugging_face_text(state):
+    """`CLIPText` weights under the names of transformers' CLIPTextModel, q, k and v apart."""
+    renamed = {}
+    for key, tensor in state.items():
+        layer, _, rest = key.removeprefix("model.transformer.resblocks.").partition(".")
+        stem = f"text_model.encoder.layers.{layer}."
+        match rest.split(".") if "resblocks" in key else []:
+            case ["attn", ("in_proj_weight" | "in_proj_bias") as joined]:
+                for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                    renamed[f"{stem}self_attn.{letter}_proj.{joined.removeprefix('in_proj_')}"] = part.clone()
+            case ["attn", *rest]:
+                renamed[f"{stem}self_attn.{'.'.join(rest)}"] = tensor
+            case ["mlp", linear, kind]:
+                renamed[f"{stem}mlp.{ {'c_fc': 'fc1', 'c_proj': 'fc2'}[linear] }.{kind}"] = tensor
+            case [norm, kind]:
+                renamed[f"{stem}{norm.replace('ln_', 'layer_norm')}.{kind}"] = tensor
+            case _:
+                name = {
+                    "model.token_embedding.weight": "embeddings.token_embedding.weight",
+                    "model.positional_embedding": "embeddings.position_embedding.weight",
+                    "model.ln_final.weight": "final_layer_norm.weight",
+                    "model.ln_final.bias": "final_layer_norm.bias",
+                }[key]
+                renamed["text_model." + name] = tensor
+    return renamed
+
+
+def tiny_state(kind, *, seed=0):
+    """The whole file's tensors by key, schedule buffers included."""
+    spec = tiny_spec(kind)
+    openclip = spec.text.tower == "openclip-h"
+    text = randomise((OpenCLIPText if openclip else CLIPText)(spec.text), seed + 2).state_dict()
+    if not openclip:
+        text = {"transformer." + key: tensor for key, tensor in hugging_face_text(text).items()}
+        text["transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    parts = {
+        "model.diffusion_model.": randomise(UNet(spec.unet), seed).state_dict(),
+        "first_stage_model.": randomise(AutoencoderKL(spec.autoencoder), seed + 1).state_dict(),
+        "cond_stage_model.": text,
+    }
+    state = {prefix + key: tensor for prefix, part in parts.items() for key, tensor in part.items()}
+    return state | {name: torch.zeros(1000) for name in SCHEDULE_BUFFERS}
+
+
+def write_checkpoint(path, kind, *, seed=0, dtype=torch.float32, metadata=None, prediction=None):
+    """Write a tiny checkpoint of the kind; a prediction goes into the metadata, and always does for v2-v."""
+    metadata = dict(metadata or {})
+    prediction = prediction or ("v_prediction" if kind == "v2-v" else None)
+    if prediction:
+        metadata["modelspec.prediction_type"] = {"v_prediction": "v"}.get(prediction, prediction)
+    state = tiny_state(kind, seed=seed)
+    state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
+    save_file(state, path, metadata=metadata)
+    return path

@@ -1,0 +1,246 @@
+"""Measure the demo checkpoint on prompts and masks that it never saw: python -m sd2_family.training.evaluate
+
+A small classifier, trained here on rendered scenes only, says which object in which colour it sees inside the mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..models.checkpoint import Checkpoint, load_checkpoint
+from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, denoiser, final_sample, initial_sample
+from ..samplers.guidance import cfg as guided
+from . import data, latents
+from .export import DEMO
+from .scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, plain_caption, render
+from .train import psnr
+from .trainer import Plan, averaged, device, train
+
+VIEW = 64  # the classifier's input, pixels
+PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS]
+PLAN = Plan(steps=1_500, batch=48, rate=2e-3)
+EXAMPLES = 6_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A scene, a mask over its object, and what to paint there instead."""
+
+    picture: np.ndarray  # uint8 [H, W, 3]
+    mask: np.ndarray  # float [H, W] of 0 and 1
+    colour: str
+    kind: str
+    background: str
+
+    @property
+    def prompt(self) -> str:
+        return plain_caption(self.colour, self.kind, self.background)
+
+
+def mask_over(rng: np.random.Generator, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """A box, an ellipse or a scribble that covers `box` and a margin: float [size, size] of 0 and 1."""
+    image = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(image)
+    left, top, right, bottom = box
+    across, down = (right - left) * rng.uniform(0.08, 0.25), (bottom - top) * rng.uniform(0.08, 0.25)
+    left, top, right, bottom = left - across, top - down, right + across, bottom + down
+    shape = rng.integers(3)
+    if shape == 0:
+        draw.rounded_rectangle((left, top, right, bottom), 6, fill=255)
+    elif shape == 1:
+        across, down = (right - left) * 0.12, (bottom - top) * 0.12
+        draw.ellipse((left - across, top - down, right + across, bottom + down), fill=255)
+    else:
+        rows = np.linspace(top, bottom, 6)
+        path = [(x, y + rng.normal(0, 2)) for y in rows for x in (left, right)]
+        draw.line(path, fill=255, width=int((bottom - top) * 0.3), joint="curve")
+    return (np.asarray(image) > 127).astype(np.float32)
+
+
+def trials(count: int, pairs: list[tuple[str, str]], first: int) -> list[Trial]:
+    """One unseen scene, mask and prompt for each of `count` seeds from `first`; pairs are used in turn."""
+    made = []
+    for i in range(count):
+        rng = np.random.default_rng((first + i, 3))
+        scene = render(first + i, size=data.SIZE, count=1)
+        colour, kind = pairs[i % len(pairs)]
+        made.append(Trial(scene.image, mask_over(rng, scene.items[0].box, data.SIZE), colour, kind, scene.background))
+    return made
+
+
+def view(picture: Tensor, mask: np.ndarray) -> Tensor:
+    """What the classifier sees: the square around the mask, [3, VIEW, VIEW] of a picture [3, H, W]."""
+    ys, xs = np.nonzero(mask)
+    half = max(np.ptp(ys), np.ptp(xs)) // 2 + 2
+    y, x = (int(v.min() + v.max()) // 2 + half for v in (ys, xs))
+    padded = F.pad(picture[None], (half,) * 4, mode="replicate")
+    square = padded[:, :, y - half : y + half, x - half : x + half]
+    return F.interpolate(square, size=(VIEW, VIEW), mode="bilinear", antialias=True)[0]
+
+
+class Classifier(nn.Module):
+    """[B, 3, VIEW, VIEW] -> the logits of kinds [B, 16] and of colours [B, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 96, 128)
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(b // 16, b), nn.GELU())
+                for a, b in zip(widths, widths[1:], strict=False)
+            ),
+            nn.Flatten(),
+        )
+        self.kind = nn.Linear(128 * (VIEW // 16) ** 2, len(KINDS))
+        self.colour = nn.Linear(128 * (VIEW // 16) ** 2, len(COLOURS))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return self.kind(h), self.colour(h)
+
+
+def examples(count: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of rendered objects with their kind and colour, every pair alike: what the classifier learns from."""
+    views, kinds, colours = [], [], []
+    for seed in tqdm(range(first, first + count), "examples"):
+        rng = np.random.default_rng((seed, 4))
+        background = str(rng.choice(BACKGROUNDS))
+        scene = render(seed, size=data.SIZE, items=[PAIRS[seed % len(PAIRS)]], background=background)
+        item = scene.items[0]
+        views.append(view(data.to_tensor(scene.image[None])[0], mask_over(rng, item.box, data.SIZE)))
+        kinds.append(KINDS.index(item.kind))
+        colours.append(list(COLOURS).index(item.colour))
+    return torch.stack(views), torch.tensor(kinds), torch.tensor(colours)
+
+
+def classifier(folder: Path) -> Classifier:
+    """The trained judge, trained first if `folder` has none."""
+    model, state = Classifier(), folder / "classifier.pt"
+    if not state.exists():
+        torch.manual_seed(PLAN.seed)
+        views, kinds, colours = examples(EXAMPLES, 2 * data.UNSEEN)
+
+        def loss(model: nn.Module, choices: np.random.Generator, noise: torch.Generator) -> Tensor:
+            index = torch.from_numpy(choices.integers(0, len(views), PLAN.batch))
+            jitter = 1 + 0.1 * torch.from_numpy(choices.uniform(-1, 1, (PLAN.batch, 3, 1, 1))).float()
+            kind, colour = model((views[index] * jitter).to(device()))
+            return F.cross_entropy(kind, kinds[index].to(device())) + F.cross_entropy(
+                colour, colours[index].to(device())
+            )
+
+        train(model, loss, PLAN, state)
+    model.load_state_dict(averaged(state))
+    return model.eval().to(device())
+
+
+@torch.inference_mode()
+def judge(model: Classifier, pictures: Tensor, cases: list[Trial]) -> tuple[float, float]:
+    """Shares of pictures [N, 3, H, W] with the right colour and with the right object inside the mask."""
+    views = torch.stack([view(p, case.mask) for p, case in zip(pictures, cases, strict=True)])
+    kind, colour = (logits.argmax(1).tolist() for logits in model(views.to(device())))
+    right_colour = [list(COLOURS)[c] == case.colour for c, case in zip(colour, cases, strict=True)]
+    right_kind = [KINDS[k] == case.kind for k, case in zip(kind, cases, strict=True)]
+    return float(np.mean(right_colour)), float(np.mean(right_kind))
+
+
+@torch.inference_mode()
+def inpaint(model: Checkpoint, cases: list[Trial], *, scale: float, steps: int = 30, seed: int = 0) -> Tensor:
+    """Pictures [N, 3, H, W] in -1..1 with each mask repainted to its prompt: ddim on the ldm schedule."""
+    pictures = data.to_tensor(np.stack([case.picture for case in cases]))
+    masks = torch.from_numpy(np.stack([case.mask for case in cases]))[:, None]
+    factor = model.spec.autoencoder.factor
+    concat = torch.cat(
+        [
+            F.max_pool2d(masks, factor),
+            latents.encode(model.autoencoder, model.spec.autoencoder.scale, pictures * (masks < 0.5)),
+        ],
+        dim=1,
+    ).to(device())
+    prompts = model.text(torch.stack([latents.tokens_of(case.prompt) for case in cases]).to(device()))
+    empty = model.text(latents.tokens_of("")[None].to(device())).expand_as(prompts)
+
+    def network(context: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return model.unet(torch.cat([x, concat], dim=1), t, context)
+
+    schedule = NoiseSchedule()
+    sides = [
+        denoiser(lambda x, t, context=context: network(context, x, t), schedule, model.prediction)
+        for context in (prompts, empty)
+    ]
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        if scale == 1:
+            return sides[0](x, sigma)
+        return guided(sides[0](x, sigma), sides[1](x, sigma), scale)
+
+    noise = torch.randn(len(cases), 4, *concat.shape[2:], generator=torch.Generator().manual_seed(seed)).to(device())
+    sigmas = SCHEDULERS["ldm"](schedule, steps)
+    x = SAMPLERS["ddim"](denoise, initial_sample(noise, float(sigmas[0])), sigmas, noise=lambda: torch.randn_like(x))
+    z = final_sample(x, float(sigmas[-1])) / model.spec.autoencoder.scale
+    painted = torch.cat([model.autoencoder.decode(part) for part in z.split(latents.BATCH)]).cpu().clamp(-1, 1)
+    return torch.where(masks > 0.5, painted, pictures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=DEMO / "sd2-demo-inpaint.safetensors")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
+    parser.add_argument("--count", type=int, default=200, help="prompts and masks of each sort")
+    parser.add_argument("--sheet", type=Path, help="also write before-and-after pairs to this picture")
+    arguments = parser.parse_args()
+
+    say = sys.stdout.write
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    model = load_checkpoint(arguments.checkpoint, dtype=torch.float32)
+    for part in (model.unet, model.text, model.autoencoder):
+        part.to(device())
+    unseen, _ = data.scenes(arguments.folder, 200, data.UNSEEN + 1_000)
+    say(f"autoencoder, {len(unseen)} unseen pictures: {psnr(unseen, model.autoencoder):.2f} dB\n")
+    eye = classifier(arguments.folder)
+    shuffled = [PAIRS[i] for i in np.random.default_rng(5).permutation(len(PAIRS))]
+    sorts = {
+        "pairs seen in training": [pair for pair in shuffled if pair not in HELD_OUT],
+        "pairs never trained": [pair for pair in shuffled if pair in HELD_OUT],
+    }
+    for n, (name, pairs) in enumerate(sorts.items()):
+        cases = trials(arguments.count, pairs, 3 * data.UNSEEN + n * 100_000)
+        drawn = [
+            render(4 * data.UNSEEN + i, items=[(case.colour, case.kind)], background=case.background)
+            for i, case in enumerate(cases)
+        ]
+        truth = [Trial(s.image, mask_over(np.random.default_rng(i), s.items[0].box, data.SIZE), c.colour, c.kind, c.background)
+                 for i, (s, c) in enumerate(zip(drawn, cases, strict=True))]
+        rendered = data.to_tensor(np.stack([t.picture for t in truth]))
+        say(f"{name}: the classifier on {len(truth)} rendered pictures: %.1f %% colour, %.1f %% object\n" % tuple(100 * v for v in judge(eye, rendered, truth)))
+        for scale in (1.0, 7.5):
+            painted = inpaint(model, cases, scale=scale)
+            colour, kind = judge(eye, painted, cases)
+            say(f"{name}: cfg {scale:g}, {len(cases)} prompts: {100 * colour:.1f} % right colour, {100 * kind:.1f} % right object\n")
+            sys.stdout.flush()
+        if arguments.sheet:
+            _sheet(painted, cases).save(arguments.sheet.with_stem(f"{arguments.sheet.stem}-{n}"))
+
+
+def _sheet(painted: Tensor, cases: list[Trial], columns: int = 8, rows: int = 4) -> Image.Image:
+    """Rows of pictures with the mask in grey, each over its result."""
+    tiles = []
+    for i in range(columns * rows):
+        before = np.where(cases[i].mask[..., None] > 0.5, 128, cases[i].picture)
+        after = painted[i].add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+        tiles.append(np.concatenate([before, after]))
+    lines = [np.concatenate(tiles[r * columns : (r + 1) * columns], axis=1) for r in range(rows)]
+    return Image.fromarray(np.concatenate(lines).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()

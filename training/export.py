@@ -1,0 +1,53 @@
+"""Write the trained phases as checkpoints in the original layout: python -m sd2_family.training.export"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..models.autoencoder import AutoencoderKL
+from .train import load_autoencoder
+from .trainer import averaged
+
+DEMO = Path(__file__).parent.parent / "models" / "demo"
+ABOUT = "A toy: 128 px picture-book scenes of 16 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
+FILES = {
+    "inpaint": ("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
+    "v": ("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
+}
+
+
+def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
+    """Float16 tensors under the keys of Stability's files."""
+    prefixes = {"unet.": "model.diffusion_model.", "text.": "cond_stage_model."}
+    named = {new + key.removeprefix(old): w for key, w in weights.items() for old, new in prefixes.items() if key.startswith(old)}
+    named |= {f"first_stage_model.{key}": w for key, w in autoencoder.state_dict().items()}
+    return {key: w.to("cpu", torch.float16).contiguous() for key, w in named.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
+    parser.add_argument("--out", type=Path, default=DEMO)
+    arguments = parser.parse_args()
+    autoencoder = load_autoencoder(arguments.folder)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for phase, (name, title, prediction) in FILES.items():
+        if not (arguments.folder / f"{phase}.pt").exists():
+            continue
+        metadata = {
+            "modelspec.title": title,
+            "modelspec.description": ABOUT,
+            "modelspec.prediction_type": prediction,
+            "modelspec.license": "Apache-2.0",
+            "modelspec.resolution": "128x128",
+        }
+        save_file(checkpoint(averaged(arguments.folder / f"{phase}.pt"), autoencoder), arguments.out / name, metadata)
+
+
+if __name__ == "__main__":
+    main()

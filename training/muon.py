@@ -1,0 +1,49 @@
+"""Muon, the optimizer that makes these phases short (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values to about 1 in five steps
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """About U V^T of `matrix` = U S V^T, without the decomposition."""
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide is matrix else x.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalised; convolutions count as matrices [out, in * height * width].
+
+    `torch.optim.Muon` takes no convolutions. Steps are scaled to the size of Adam's (arXiv:2502.16982, equation 4), so
+    that both share one learning rate.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:  # not part of this objective
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - MOMENTUM)
+                update = orthogonalise(p.grad.lerp(momentum, MOMENTUM).flatten(1))
+                p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+
+
+def suits(p: nn.Parameter) -> bool:
+    """Whether Muon is for this parameter: hidden matrices, not embeddings, first or last layers, biases or scales."""
+    return p.ndim >= 2 and min(p.shape[0], p.shape[1]) >= 16 and max(p.shape) < 10_000

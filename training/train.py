@@ -1,0 +1,199 @@
+"""Train the demo checkpoints from nothing, in the phases that the model cards describe.
+
+    python -m sd2_family.training.train autoencoder   # pictures <-> latents
+    python -m sd2_family.training.train base          # text to image, eps objective; the text tower learns along
+    python -m sd2_family.training.train v             # the base resumed with the v objective
+    python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
+
+Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
+its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..models.autoencoder import AutoencoderKL
+from ..models.clip_text import OpenCLIPText
+from ..models.specs import SPECS, AutoencoderSpec, TextSpec, UNetSpec
+from ..models.unet import UNet
+from ..samplers.schedule import NoiseSchedule
+from . import data, latents
+from .trainer import Plan, averaged, device, train
+
+AUTOENCODER = AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 4), num_res_blocks=1)
+TEXT = TextSpec(width=64, layers=5, heads=1)
+UNET = UNetSpec(
+    model_channels=64,
+    channel_mult=(1, 1, 2),
+    num_res_blocks=1,
+    attention=(False, True, True),
+    self_attention=(True, True, True),
+    context_dim=TEXT.width,
+)
+SCENES = 12_000
+CROP = 64
+DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
+EVERYTHING = 0.25  # inpainting: pictures masked as a whole
+
+PLANS = {
+    "autoencoder": Plan(steps=3_000, batch=8, rate=2e-3),
+    "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
+    "v": Plan(steps=500, batch=32, rate=4e-4),
+    "inpaint": Plan(steps=1_600, batch=32, rate=8e-4),
+}
+
+
+def branches_start_at_zero(model: nn.Module) -> None:
+    """Zero the last layer of every residual branch, and of the UNet: the network starts as its shortcuts."""
+    for name, parameter in model.named_parameters():
+        if any(part in f".{name}" for part in (".conv2.", ".proj_out.", ".out_layers.3.", ".out.2.")):
+            nn.init.zeros_(parameter)
+
+
+def autoencoder_loss(
+    pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
+) -> Tensor:
+    """L1 and squared error of pixels, L1 of their gradients, and a little KL, on random crops."""
+    corners = choices.integers(0, data.SIZE - CROP + 1, (batch, 2))
+    index = choices.integers(0, len(pictures), batch)
+    crops = np.stack([pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corners, strict=True)])
+    x = data.to_tensor(crops).to(device())
+    mean, logvar = model.moments(x)
+    z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
+    error = model.decode(z) - x
+    across, down = error.diff(dim=3), error.diff(dim=2)  # differences of the error: the gradient is linear
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    loss: Tensor = error.abs().mean() + 5 * error.square().mean() + across.abs().mean() + down.abs().mean() + 1e-4 * kl
+    return loss
+
+
+@torch.inference_mode()
+def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
+    """Mean PSNR in dB of pictures [N, H, W, 3] encoded, decoded and rounded to 8 bits."""
+    errors = []
+    for part in np.array_split(pictures, max(1, len(pictures) // 16)):
+        decoded = model.decode(model.encode(data.to_tensor(part).to(device()))).clamp(-1, 1).add(1).mul(127.5).round()
+        errors.append((decoded.permute(0, 2, 3, 1).cpu() - torch.from_numpy(part).float()).square().mean((1, 2, 3)))
+    return float(10 * torch.log10(255**2 / torch.cat(errors)).mean())
+
+
+def train_autoencoder(folder: Path, plan: Plan) -> None:
+    pictures, _ = data.scenes(folder, SCENES)
+    unseen, _ = data.scenes(folder, 64, data.UNSEEN)
+    torch.manual_seed(plan.seed)
+    model = AutoencoderKL(AUTOENCODER).to(memory_format=torch.channels_last)
+    branches_start_at_zero(model)
+    nn.init.constant_(model.quant_conv.bias[AUTOENCODER.latent_channels :].data, -6)  # hardly any noise at first
+    loss = partial(autoencoder_loss, pictures, plan.batch)
+    train(model, loss, plan, folder / "autoencoder.pt", lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
+
+
+def load_autoencoder(folder: Path) -> AutoencoderKL:
+    """The trained autoencoder, its latents normalised: `scale` times them has mean 0 and variance 1 per channel."""
+    model = AutoencoderKL(AUTOENCODER)
+    model.load_state_dict(averaged(folder / "autoencoder.pt"))
+    model.to(device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    pictures, _ = data.scenes(folder, SCENES)
+    z = latents.encode(model, 1.0, data.to_tensor(pictures[:256]))
+    mean, std = z.mean((0, 2, 3)).to(device()), z.std((0, 2, 3)).to(device()) * AUTOENCODER.scale
+    into, out, half = model.quant_conv, model.post_quant_conv, AUTOENCODER.latent_channels
+    # encode: (z - mean) / std; decode: W (std z + mean) + b; log-variance: - 2 log std
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= std[None, :, None, None]
+    into.weight[:half] /= std[:, None, None, None]
+    into.bias[:half] = (into.bias[:half] - mean) / std
+    into.bias[half:] -= 2 * std.log()
+    return model
+
+
+class TextToImage(nn.Module):
+    """The denoiser with the text tower that learns beside it."""
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__()
+        self.unet = UNet(spec).to(memory_format=torch.channels_last)
+        self.text = OpenCLIPText(TEXT)
+        branches_start_at_zero(self.unet)
+
+    def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(x, timesteps, self.text(tokens))
+        return predicted
+
+
+def diffusion_loss(
+    scenes: latents.Latents,
+    batch: int,
+    objective: str,
+    model: nn.Module,
+    choices: np.random.Generator,
+    noise: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the predicted noise, or velocity, at random timesteps (arXiv:2006.11239, 2202.00512).
+
+    A model with nine input channels also gets the mask and the masked picture's latents, in that order.
+    """
+    index = torch.from_numpy(choices.integers(0, len(scenes.pictures), batch))
+    tokens = scenes.tokens[index, torch.from_numpy(choices.integers(0, scenes.tokens.shape[1], batch))]
+    tokens = torch.where(torch.from_numpy(choices.random(batch) < DROPPED)[:, None], latents.tokens_of(""), tokens)
+    t = torch.from_numpy(choices.integers(0, 1000, batch))
+    a = NoiseSchedule().alphas_cumprod[t].float()[:, None, None, None]
+    x0 = scenes.pictures[index]
+    eps = torch.randn(x0.shape, generator=noise, device=noise.device).cpu()
+    inputs = [a.sqrt() * x0 + (1 - a).sqrt() * eps]
+    if model.unet.spec.in_channels == 9:
+        whole = torch.from_numpy(choices.random(batch) < EVERYTHING)[:, None, None, None]
+        inputs += [torch.where(whole, 1.0, scenes.masks[index]), torch.where(whole, scenes.grey, scenes.masked[index])]
+    target = eps if objective == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * x0
+    x = torch.cat(inputs, dim=1).to(device(), memory_format=torch.channels_last)
+    return F.mse_loss(model(x, t.to(device()), tokens.to(device())), target.to(device()))
+
+
+def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
+    autoencoder = load_autoencoder(folder)
+    scenes = latents.load(folder, autoencoder, AUTOENCODER.scale, SCENES)
+    torch.manual_seed(plan.seed)
+    model = TextToImage(UNET)
+    if name != "base":
+        model.load_state_dict(averaged(folder / "base.pt"))
+    if name == "inpaint":
+        widen(model.unet, SPECS["v2-inpaint"].unet.in_channels)
+    objective = "v_prediction" if name == "v" else "epsilon"
+    train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
+
+
+def widen(unet: UNet, channels: int) -> None:
+    """Give the first convolution more input channels, with zero weights: the network starts as it was."""
+    first = unet.input_blocks[0][0]
+    weight = torch.zeros(first.out_channels, channels, *first.kernel_size)
+    weight[:, : first.in_channels] = first.weight.detach()
+    first.weight, first.in_channels = nn.Parameter(weight.to(memory_format=torch.channels_last)), channels
+    unet.spec = replace(unet.spec, in_channels=channels)
+
+
+PHASES = {
+    "autoencoder": train_autoencoder,
+    "base": partial(train_diffusion, "base"),
+    "v": partial(train_diffusion, "v"),
+    "inpaint": partial(train_diffusion, "inpaint"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phase", choices=PHASES)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
+    arguments = parser.parse_args()
+    PHASES[arguments.phase](arguments.folder, PLANS[arguments.phase])
+
+
+if __name__ == "__main__":
+    main()
