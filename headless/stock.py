@@ -170,8 +170,9 @@ class ImageScale:
 def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
     """The middle of [B,H,W,C] with width / height = `aspect`."""
     height, width = image.shape[1:3]
-    x = max(0, round((width - height * aspect) / 2))
-    y = max(0, round((height - width / aspect) / 2))
+    own = width / height
+    x = max(0, round((width - width * (aspect / own)) / 2))
+    y = max(0, round((height - height * (own / aspect)) / 2))
     return image[:, y : height - y, x : width - x]
 
 

@@ -114,4 +114,4 @@ def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match:
     if color_match:
         generated = match_colour(generated, original, mask == 0)
     mask = mask[..., None]
-    return torch.where(mask == 0, original, torch.where(mask == 1, generated, original.lerp(generated, mask)))
+    return torch.where(mask == 0, original, original.lerp(generated, mask))

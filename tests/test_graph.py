@@ -40,6 +40,11 @@ def ran(name):
     return [arguments for called, arguments in CALLS if called == name]
 
 
+def change(data, node_id, **inputs):
+    data[node_id]["inputs"] |= inputs
+    return data
+
+
 # Conversion
 
 
@@ -127,10 +132,11 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_picture_gives_back_both_its_formats(tmp_path):
-    text = {"prompt": json.dumps(prompt()), "workflow": json.dumps(canvas())}
+    ran = change(prompt(), "1", seed=9)  # what ran counts, where the canvas says otherwise
+    text = {"prompt": json.dumps(ran), "workflow": json.dumps(canvas())}
     save_png(tmp_path / "a.png", torch.zeros(8, 8, 3), text)
     workflow = graph.read(tmp_path / "a.png", LIBRARY)
-    assert workflow.prompt == prompt()
+    assert workflow.prompt == ran
     assert workflow.ui == canvas()
 
 
@@ -138,7 +144,8 @@ def test_a_picture_gives_back_both_its_formats(tmp_path):
 
 
 def test_set_by_id_and_by_title_changes_prompt_and_canvas():
-    workflow = graph.from_json(canvas(), LIBRARY)
+    data = canvas()
+    workflow = graph.from_json(data, LIBRARY)
     for setting in ("1.seed=8", "Second.scale=0.25", "Second.word=a = b.c", "1.exact=no", "A Number.kind=small"):
         graph.set_value(workflow, setting, LIBRARY)
     assert workflow.problems == []
@@ -148,6 +155,7 @@ def test_set_by_id_and_by_title_changes_prompt_and_canvas():
     assert workflow.prompt["2"]["inputs"]["scale"] == 0.25
     assert workflow.prompt["2"]["inputs"]["word"] == "a = b.c"
     assert graph.from_json(workflow.ui, LIBRARY).prompt == workflow.prompt
+    assert data == canvas()  # the caller's own copy stays as it was
 
 
 def test_set_fills_a_canvas_that_saved_fewer_values():
@@ -201,11 +209,6 @@ def test_set_values_are_checked_like_saved_ones():
 
 
 # Checks
-
-
-def change(data, node_id, **inputs):
-    data[node_id]["inputs"] |= inputs
-    return data
 
 
 @pytest.mark.parametrize(
@@ -351,6 +354,12 @@ def test_a_second_run_repeats_only_what_changed():
     run(change(prompt(), "2", seed=4), executor)
     assert [name for name, _ in CALLS] == ["Number", "Add", "Show"]
     assert ran("Number")[0]["seed"] == 4
+
+
+def test_outputs_run_every_time():
+    executor = Executor(LIBRARY)
+    assert run(prompt(), executor) == run(prompt(), executor)
+    assert [name for name, _ in CALLS] == ["Number", "Number", "Add", "Show", "Show"]
 
 
 def test_a_changed_file_runs_again():

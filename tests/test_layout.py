@@ -3,6 +3,7 @@
 import pytest
 import torch
 from checkpoint_layouts import layout
+from sd2_family.models.autoencoder import AutoencoderKL
 from sd2_family.models.specs import SPECS
 from sd2_family.models.unet import UNet
 
@@ -16,3 +17,10 @@ def test_unet_has_the_tensors_of_the_official_file(kind):
     with torch.device("meta"):
         unet = UNet(SPECS[kind].unet)
     assert shapes(unet) == layout(kind, "model.diffusion_model.")
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_autoencoder_has_the_tensors_of_the_official_file(kind):
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(SPECS[kind].autoencoder)
+    assert shapes(autoencoder) == layout(kind, "first_stage_model.")

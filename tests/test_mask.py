@@ -139,8 +139,8 @@ def test_blend_mask_fades_outside_the_mask_only(blur):
     column = blend[0, :, 40]
     assert (column[:40].diff() >= -1e-6).all()
     assert torch.allclose(column[:39].flip(0), column[40:79], atol=1e-6)
-    if blur > 2:
-        assert ((column > 0.05) & (column < 0.95)).any()
+    if blur > 2:  # no step: sigma is a quarter of the width, so the steepest slope is 1.6 / width
+        assert column.diff().abs().max() < 2 / blur
 
 
 def test_the_input_is_left_alone():

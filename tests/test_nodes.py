@@ -21,7 +21,8 @@ INPUTS = {
     "SD2CLIPTextEncode": "clip text",
     "SD2MaskPreprocess": "mask threshold grow blur fill_holes invert image",
     "SD2VAEEncodeForInpaint": "positive negative vae image mask fill keep_unmasked",
-    "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise eta cfg_rescale",
+    "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise "
+    "eta cfg_rescale",
     "SD2VAEDecode": "samples vae tile_size",
     "SD2Composite": "original generated mask color_match",
     "SD2SampleImage": "name",
@@ -516,7 +517,7 @@ def test_wrong_shapes_and_wires_are_named(load):
     with pytest.raises(ValueError, match=r"\[1, 16, 8, 8\]"):
         sample(file, positive, negative, {"samples": torch.zeros(1, 16, 8, 8)})
     narrow = [[torch.zeros(1, 77, 48), {}]]
-    with pytest.raises(ValueError, match="48 .*64"):
+    with pytest.raises(ValueError, match=r"48 .*64"):
         sample(file, narrow, negative, {"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="area"):
         sample(file, [[positive[0][0], {"area": (8, 8, 0, 0)}]], negative, {"samples": torch.zeros(1, 4, 8, 8)})

@@ -40,8 +40,11 @@ def clouds(canvas: Canvas, rng: Rng, colour: Colour, horizon: float, most: int =
     """Up to `most` soft clouds in the sky above `horizon`."""
     for _ in range(int(rng.integers(0, most + 1))):
         x, y, r = rng.uniform(8, 120), rng.uniform(10, horizon * 0.55), rng.uniform(5, 9)
-        puffs = [ellipse(x, y, r * 1.1, r * 0.9), ellipse(x + r * 1.2, y + r * 0.35, r, r * 0.6),
-                 ellipse(x - r * 1.2, y + r * 0.4, r * 0.9, r * 0.55)]
+        puffs = [
+            ellipse(x, y, r * 1.1, r * 0.9),
+            ellipse(x + r * 1.2, y + r * 0.35, r, r * 0.6),
+            ellipse(x - r * 1.2, y + r * 0.4, r * 0.9, r * 0.55),
+        ]
         canvas.fill(puffs, colour, mix(colour, (150, 170, 205), 0.25), toward=UP, opacity=0.8, blur=0.8)
 
 
@@ -56,8 +59,9 @@ def firs(canvas: Canvas, rng: Rng, y: float, colour: Colour, count: int, height:
     """A few rounded fir trees standing at height `y`."""
     for x in rng.uniform(0, FRAME, count):
         h = height * rng.uniform(0.7, 1.2)
-        outline = smooth([(x, y - h), (x + h * 0.2, y - h * 0.4), (x + h * 0.28, y), (x - h * 0.28, y),
-                          (x - h * 0.2, y - h * 0.4)])
+        outline = smooth(
+            [(x, y - h), (x + h * 0.2, y - h * 0.4), (x + h * 0.28, y), (x - h * 0.28, y), (x - h * 0.2, y - h * 0.4)]
+        )
         canvas.fill([outline], mix(colour, SUNLIGHT, 0.15), mix(colour, DUSK, 0.1))
 
 
@@ -86,8 +90,11 @@ def meadow(canvas: Canvas, rng: Rng) -> Ground:
     land(canvas, rng, horizon - 4, 7, 0.9, mix(grass, (150, 200, 190), 0.45), 0.05)
     for x in rng.uniform(0, FRAME, int(rng.integers(1, 5))):
         r = rng.uniform(4, 7)
-        canvas.fill([ellipse(x, horizon, r, r * 1.1), ellipse(x + r, horizon + 2, r * 0.8, r * 0.8)],
-                    mix(grass, SUNLIGHT, 0.1), mix(grass, (90, 150, 120), 0.5))
+        canvas.fill(
+            [ellipse(x, horizon, r, r * 1.1), ellipse(x + r, horizon + 2, r * 0.8, r * 0.8)],
+            mix(grass, SUNLIGHT, 0.1),
+            mix(grass, (90, 150, 120), 0.5),
+        )
     land(canvas, rng, horizon + 5, 5, 0.7, grass, 0.1)
     land(canvas, rng, horizon + 22, 4, 0.6, mix(grass, (150, 190, 90), 0.5), 0.08)
     return Ground(horizon + 8)
@@ -113,8 +120,11 @@ def desert(canvas: Canvas, rng: Rng) -> Ground:
     for _ in range(int(rng.integers(0, 3))):
         x, y, h = rng.uniform(6, 122), horizon + 8, rng.uniform(18, 26)
         arm = h * 0.24
-        cactus = [rounded(x - 3, y - h, x + 3, y, 2.9), rounded(x - arm - 5, y - h * 0.55, x, y - h * 0.55 + 4.4, 2.1),
-                  rounded(x - arm - 5, y - h * 0.8, x - arm - 0.8, y - h * 0.55 + 4.4, 2.0)]
+        cactus = [
+            rounded(x - 3, y - h, x + 3, y, 2.9),
+            rounded(x - arm - 5, y - h * 0.55, x, y - h * 0.55 + 4.4, 2.1),
+            rounded(x - arm - 5, y - h * 0.8, x - arm - 0.8, y - h * 0.55 + 4.4, 2.0),
+        ]
         canvas.fill(cactus, (160, 184, 132), (120, 152, 118))
     land(canvas, rng, horizon + 6, 5, 0.7, sand, 0.08)
     land(canvas, rng, horizon + 24, 5, 0.6, mix(sand, SUNLIGHT, 0.2), 0.12)
@@ -128,9 +138,22 @@ def lake(canvas: Canvas, rng: Rng) -> Ground:
     far = jitter(rng, (148, 172, 200), 8)
     for x in rng.uniform(0, FRAME, 3):
         h, w = rng.uniform(26, 40), rng.uniform(34, 50)
-        canvas.fill([smooth([(x, horizon - h), (x + w * 0.5, horizon - h * 0.35), (x + w, horizon + 4),
-                             (x - w, horizon + 4), (x - w * 0.5, horizon - h * 0.35)])], mix(far, SUNLIGHT, 0.5), far,
-                    toward=(-0.4, -0.9))
+        canvas.fill(
+            [
+                smooth(
+                    [
+                        (x, horizon - h),
+                        (x + w * 0.5, horizon - h * 0.35),
+                        (x + w, horizon + 4),
+                        (x - w, horizon + 4),
+                        (x - w * 0.5, horizon - h * 0.35),
+                    ]
+                )
+            ],
+            mix(far, SUNLIGHT, 0.5),
+            far,
+            toward=(-0.4, -0.9),
+        )
     water = jitter(rng, (118, 178, 206), 8)
     canvas.fill([rounded(-9, horizon, 137, 137, 1)], mix(water, SUNLIGHT, 0.5), water, toward=UP)
     for _ in range(2):
@@ -161,8 +184,12 @@ def forest(canvas: Canvas, rng: Rng) -> Ground:
     firs(canvas, rng, horizon + 6, jitter(rng, (118, 164, 140), 8), 4, 48)
     land(canvas, rng, horizon + 3, 3, 0.8, jitter(rng, (160, 188, 128), 8), 0.1)
     for x in (rng.uniform(-6, 8), rng.uniform(120, 134)):
-        canvas.fill([smooth([(x - 5, -6), (x + 5, -6), (x + 5, 80), (x + 9, 104), (x - 9, 104), (x - 5, 80)])],
-                    (166, 138, 112), (122, 100, 92), toward=(-1, 0))
+        canvas.fill(
+            [smooth([(x - 5, -6), (x + 5, -6), (x + 5, 80), (x + 9, 104), (x - 9, 104), (x - 5, 80)])],
+            (166, 138, 112),
+            (122, 100, 92),
+            toward=(-1, 0),
+        )
     leaves = [ellipse(x, rng.uniform(-6, 2), 20, 14) for x in rng.uniform(-4, 132, 7)]
     canvas.fill(leaves, (132, 176, 136), (96, 146, 118))
     return Ground(horizon + 7)
@@ -170,8 +197,11 @@ def forest(canvas: Canvas, rng: Rng) -> Ground:
 
 def sunset(canvas: Canvas, rng: Rng) -> Ground:
     horizon = rng.uniform(66, 80)
-    canvas.gradient((0, jitter(rng, (122, 104, 170), 8)), (horizon * 0.5, jitter(rng, (240, 150, 140), 8)),
-                    (horizon, jitter(rng, (255, 218, 150), 6)))
+    canvas.gradient(
+        (0, jitter(rng, (122, 104, 170), 8)),
+        (horizon * 0.5, jitter(rng, (240, 150, 140), 8)),
+        (horizon, jitter(rng, (255, 218, 150), 6)),
+    )
     sun(canvas, rng, horizon - rng.uniform(2, 12), rng.uniform(12, 16), (255, 240, 176), 0.6)
     clouds(canvas, rng, (255, 206, 186), horizon * 0.9, 3)
     land(canvas, rng, horizon - 2, 7, 0.9, jitter(rng, (214, 138, 142), 6), 0.05)

@@ -95,8 +95,16 @@ class Canvas:
         distance = (self.x - cx) ** 2 + (self.y - cy) ** 2
         self.pixels += strength * np.exp(-distance / radius**2) * (np.asarray(colour, np.float32) - self.pixels)
 
-    def fill(self, outlines: Sequence[Array], lit: Colour, shade: Colour, *, toward: Point = LIGHT,
-             opacity: float = 1.0, blur: float = 0.0) -> None:
+    def fill(
+        self,
+        outlines: Sequence[Array],
+        lit: Colour,
+        shade: Colour,
+        *,
+        toward: Point = LIGHT,
+        opacity: float = 1.0,
+        blur: float = 0.0,
+    ) -> None:
         """Paint the union of `outlines`, from `lit` on the side that faces `toward` to `shade` on the other."""
         corners = np.concatenate(outlines)
         low, high = corners.min(0), corners.max(0)
@@ -140,8 +148,9 @@ class Canvas:
         x1, y1 = min(self.size, box[2] + pad), min(self.size, box[3] + pad)
         silhouette = Image.fromarray((layer.coverage[y0:y1, x0:x1, 0] * 255).astype(np.uint8))
         blurred = silhouette.filter(ImageFilter.GaussianBlur(blur * self.scale))
-        moved = blurred.transform(blurred.size, Image.Transform.AFFINE,
-                                  (1, 0, -offset[0] * self.scale, 0, 1, -offset[1] * self.scale))
+        moved = blurred.transform(
+            blurred.size, Image.Transform.AFFINE, (1, 0, -offset[0] * self.scale, 0, 1, -offset[1] * self.scale)
+        )
         alpha = np.asarray(moved, np.float32)[:, :, None] * (opacity / 255)
         self._over((x0, y0, x1, y1), alpha, alpha * np.asarray(colour, np.float32))
 
@@ -171,8 +180,9 @@ class Canvas:
 class Pen:
     """Draws one object in its own units: x to the right of its middle, y up from its foot, its height being 1."""
 
-    def __init__(self, canvas: Canvas, foot: Point, height: float, body: Colour, *, mirror: bool = False,
-                 tilt: float = 0.0) -> None:
+    def __init__(
+        self, canvas: Canvas, foot: Point, height: float, body: Colour, *, mirror: bool = False, tilt: float = 0.0
+    ) -> None:
         self.canvas = canvas
         self.body = body
         self.pale = mix(body, SUNLIGHT, 0.3)
@@ -181,8 +191,13 @@ class Pen:
         self._matrix = height * np.array([[flip * cos, flip * sin], [sin, -cos]], np.float32)
         self._origin = np.array([foot[0], foot[1] - height / 2], np.float32)
 
-    def shape(self, *outlines: Sequence[Point] | Array, colour: Colour | None = None, opacity: float = 1.0,
-              depth: float = 1.0) -> None:
+    def shape(
+        self,
+        *outlines: Sequence[Point] | Array,
+        colour: Colour | None = None,
+        opacity: float = 1.0,
+        depth: float = 1.0,
+    ) -> None:
         """Fill the union of `outlines`, in the object's colour unless told; `depth` scales the shading."""
         base = colour or self.body
         placed = [(np.asarray(o, np.float32) - (0, 0.5)) @ self._matrix.T + self._origin for o in outlines]

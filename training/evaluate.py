@@ -218,14 +218,23 @@ def main() -> None:
             render(4 * data.UNSEEN + i, items=[(case.colour, case.kind)], background=case.background)
             for i, case in enumerate(cases)
         ]
-        truth = [Trial(s.image, mask_over(np.random.default_rng(i), s.items[0].box, data.SIZE), c.colour, c.kind, c.background)
-                 for i, (s, c) in enumerate(zip(drawn, cases, strict=True))]
+        truth = [
+            Trial(
+                s.image, mask_over(np.random.default_rng(i), s.items[0].box, data.SIZE), c.colour, c.kind, c.background
+            )
+            for i, (s, c) in enumerate(zip(drawn, cases, strict=True))
+        ]
         rendered = data.to_tensor(np.stack([t.picture for t in truth]))
-        say(f"{name}: the classifier on {len(truth)} rendered pictures: %.1f %% colour, %.1f %% object\n" % tuple(100 * v for v in judge(eye, rendered, truth)))
+        say(
+            f"{name}: the classifier on {len(truth)} rendered pictures: %.1f %% colour, %.1f %% object\n"
+            % tuple(100 * v for v in judge(eye, rendered, truth))
+        )
         for scale in (1.0, 7.5):
             painted = inpaint(model, cases, scale=scale)
             colour, kind = judge(eye, painted, cases)
-            say(f"{name}: cfg {scale:g}, {len(cases)} prompts: {100 * colour:.1f} % right colour, {100 * kind:.1f} % right object\n")
+            say(
+                f"{name}: cfg {scale:g}, {len(cases)} prompts: {100 * colour:.1f} % right colour, {100 * kind:.1f} % right object\n"
+            )
             sys.stdout.flush()
         if arguments.sheet:
             _sheet(painted, cases).save(arguments.sheet.with_stem(f"{arguments.sheet.stem}-{n}"))

@@ -14,7 +14,9 @@ from .train import load_autoencoder
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
-ABOUT = "A toy: 128 px picture-book scenes of 16 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
+ABOUT = (
+    "A toy: 128 px picture-book scenes of 16 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
+)
 FILES = {
     "inpaint": ("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
     "v": ("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
@@ -24,7 +26,12 @@ FILES = {
 def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
     """Float16 tensors under the keys of Stability's files."""
     prefixes = {"unet.": "model.diffusion_model.", "text.": "cond_stage_model."}
-    named = {new + key.removeprefix(old): w for key, w in weights.items() for old, new in prefixes.items() if key.startswith(old)}
+    named = {
+        new + key.removeprefix(old): w
+        for key, w in weights.items()
+        for old, new in prefixes.items()
+        if key.startswith(old)
+    }
     named |= {f"first_stage_model.{key}": w for key, w in autoencoder.state_dict().items()}
     return {key: w.to("cpu", torch.float16).contiguous() for key, w in named.items()}
 
@@ -35,6 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO)
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.folder)
+    autoencoder.load_state_dict(averaged(arguments.folder / "decoder.pt"))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for phase, (name, title, prediction) in FILES.items():
         if not (arguments.folder / f"{phase}.pt").exists():

@@ -18,16 +18,37 @@ from .objects import OBJECTS
 KINDS: tuple[str, ...] = tuple(OBJECTS)
 BACKGROUNDS: tuple[str, ...] = tuple(BACKDROPS)
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (212, 58, 50), "orange": (240, 136, 40), "yellow": (248, 208, 62), "green": (70, 150, 74),
-    "blue": (56, 108, 200), "purple": (132, 76, 172), "pink": (242, 146, 180), "brown": (130, 84, 54),
-    "white": (246, 243, 236), "black": (50, 48, 56),
+    "red": (212, 58, 50),
+    "orange": (240, 136, 40),
+    "yellow": (248, 208, 62),
+    "green": (70, 150, 74),
+    "blue": (56, 108, 200),
+    "purple": (132, 76, 172),
+    "pink": (242, 146, 180),
+    "brown": (130, 84, 54),
+    "white": (246, 243, 236),
+    "black": (50, 48, 56),
 }
-HELD_OUT: frozenset[tuple[str, str]] = frozenset({
-    ("pink", "boat"), ("yellow", "house"), ("orange", "tree"), ("purple", "car"), ("green", "balloon"),
-    ("black", "umbrella"), ("red", "fish"), ("brown", "bird"), ("green", "cat"), ("blue", "flower"),
-    ("purple", "mushroom"), ("orange", "cup"), ("blue", "apple"), ("white", "kite"), ("pink", "rocket"),
-    ("red", "star"),
-})
+HELD_OUT: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("pink", "boat"),
+        ("yellow", "house"),
+        ("orange", "tree"),
+        ("purple", "car"),
+        ("green", "balloon"),
+        ("black", "umbrella"),
+        ("red", "fish"),
+        ("brown", "bird"),
+        ("green", "cat"),
+        ("blue", "flower"),
+        ("purple", "mushroom"),
+        ("orange", "cup"),
+        ("blue", "apple"),
+        ("white", "kite"),
+        ("pink", "rocket"),
+        ("red", "star"),
+    }
+)
 SMALL, BIG = 45.0, 66.0
 EXTENTS = {1: (41.0, 78.0), 2: (38.0, 66.0), 3: (35.0, 54.0)}
 
@@ -70,8 +91,14 @@ class Spot:
         return max(0.0, across) * max(0.0, down) / min(self.width * self.height, other.width * other.height)
 
 
-def render(seed: int, *, size: int = 128, items: Sequence[tuple[str, str]] | None = None,
-           background: str | None = None, count: int | None = None) -> Scene:
+def render(
+    seed: int,
+    *,
+    size: int = 128,
+    items: Sequence[tuple[str, str]] | None = None,
+    background: str | None = None,
+    count: int | None = None,
+) -> Scene:
     """Paint the scene of `seed`, `size` pixels square.
 
     `items` are (colour, kind) pairs; left out, 1 to 3 (or `count`) are drawn at random, never one of HELD_OUT.
@@ -117,7 +144,7 @@ def with_article(noun: str) -> str:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """"a", "a and b" or "a, b and c"."""
+    """ "a", "a and b" or "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
@@ -196,8 +223,10 @@ def main() -> None:
     """Write a sheet of every kind in every colour above a sheet of random scenes."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", default="sheet.png", help="picture to write")
-    rows = [[render(97 * i + j, items=[(colour, kind)]).image for j, colour in enumerate(COLOURS)]
-            for i, kind in enumerate(KINDS)]
+    rows = [
+        [render(97 * i + j, items=[(colour, kind)]).image for j, colour in enumerate(COLOURS)]
+        for i, kind in enumerate(KINDS)
+    ]
     rows += [[render(1000 + 10 * i + j).image for j in range(len(COLOURS))] for i in range(8)]
     Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows])).save(parser.parse_args().out)
 

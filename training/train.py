@@ -4,6 +4,7 @@
     python -m sd2_family.training.train base          # text to image, eps objective; the text tower learns along
     python -m sd2_family.training.train v             # the base resumed with the v objective
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
+    python -m sd2_family.training.train decoder       # the autoencoder's decoder resumed alone: sharper, same latents
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
 its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it.
@@ -45,10 +46,11 @@ DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
 EVERYTHING = 0.25  # inpainting: pictures masked as a whole
 
 PLANS = {
-    "autoencoder": Plan(steps=3_000, batch=8, rate=2e-3),
+    "autoencoder": Plan(steps=2_600, batch=8, rate=2e-3),
     "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
     "v": Plan(steps=500, batch=32, rate=4e-4),
     "inpaint": Plan(steps=1_600, batch=32, rate=8e-4),
+    "decoder": Plan(steps=3_000, batch=8, rate=1.5e-3),
 }
 
 
@@ -62,18 +64,21 @@ def branches_start_at_zero(model: nn.Module) -> None:
 def autoencoder_loss(
     pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
-    """L1 and squared error of pixels, L1 of their gradients, and a little KL, on random crops."""
+    """The pixels' loss and a little KL, on random crops."""
     corners = choices.integers(0, data.SIZE - CROP + 1, (batch, 2))
     index = choices.integers(0, len(pictures), batch)
     crops = np.stack([pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corners, strict=True)])
     x = data.to_tensor(crops).to(device())
     mean, logvar = model.moments(x)
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
-    error = model.decode(z) - x
-    across, down = error.diff(dim=3), error.diff(dim=2)  # differences of the error: the gradient is linear
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    loss: Tensor = error.abs().mean() + 5 * error.square().mean() + across.abs().mean() + down.abs().mean() + 1e-4 * kl
-    return loss
+    return pixel_loss(model.decode(z) - x) + 1e-4 * kl
+
+
+def pixel_loss(error: Tensor) -> Tensor:
+    """L1 and squared error, and L1 of the gradients: the difference of two gradients is the gradient of the error."""
+    across, down = error.diff(dim=3), error.diff(dim=2)
+    return error.abs().mean() + 5 * error.square().mean() + across.abs().mean() + down.abs().mean()
 
 
 @torch.inference_mode()
@@ -113,6 +118,36 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
     into.bias[:half] = (into.bias[:half] - mean) / std
     into.bias[half:] -= 2 * std.log()
     return model
+
+
+def decoder_loss(
+    pictures: np.ndarray,
+    z: Tensor,
+    batch: int,
+    model: nn.Module,
+    choices: np.random.Generator,
+    noise: torch.Generator,
+) -> Tensor:
+    """The pixels' loss of crops decoded from the pictures' latents, noised a little as a sampler leaves them."""
+    factor, side = AUTOENCODER.factor, CROP // AUTOENCODER.factor
+    index = choices.integers(0, len(z), batch)
+    corners = choices.integers(0, z.shape[-1] - side + 1, (batch, 2))
+    places = list(zip(index, corners, strict=True))
+    part = torch.stack([z[i, :, y : y + side, x : x + side] for i, (y, x) in places]).to(device())
+    part = part + 0.03 * torch.randn(part.shape, generator=noise, device=part.device)
+    crops = [pictures[i, y * factor : y * factor + CROP, x * factor : x * factor + CROP] for i, (y, x) in places]
+    return pixel_loss(model.decode(part / AUTOENCODER.scale) - data.to_tensor(np.stack(crops)).to(device()))
+
+
+def train_decoder(folder: Path, plan: Plan) -> None:
+    model = load_autoencoder(folder)
+    z = latents.load(folder, model, AUTOENCODER.scale, SCENES).pictures
+    pictures, _ = data.scenes(folder, SCENES)
+    unseen, _ = data.scenes(folder, 64, data.UNSEEN)
+    for part in (model.decoder, model.post_quant_conv):
+        part.requires_grad_(True)
+    loss = partial(decoder_loss, pictures, z, plan.batch)
+    train(model, loss, plan, folder / "decoder.pt", lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
 
 
 class TextToImage(nn.Module):
@@ -184,6 +219,7 @@ PHASES = {
     "base": partial(train_diffusion, "base"),
     "v": partial(train_diffusion, "v"),
     "inpaint": partial(train_diffusion, "inpaint"),
+    "decoder": train_decoder,
 }
 
 
