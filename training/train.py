@@ -49,7 +49,7 @@ PLANS = {
     "autoencoder": Plan(steps=2_600, batch=8, rate=2e-3),
     "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
     "v": Plan(steps=300, batch=32, rate=5e-4),
-    "inpaint": Plan(steps=2_600, batch=32, rate=1.2e-3),
+    "inpaint": Plan(steps=2_600, batch=32, rate=2e-3),
     "decoder": Plan(steps=1_600, batch=8, rate=1.5e-3),
 }
 
