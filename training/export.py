@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
-from .train import load_autoencoder
+from . import latents
+from .train import AUTOENCODER, SCENES, load_autoencoder
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
@@ -36,12 +37,21 @@ def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[s
     return {key: w.to("cpu", torch.float16).contiguous() for key, w in named.items()}
 
 
+def forget_unread(weights: dict[str, Tensor], read: Tensor) -> None:
+    """Zero the vectors of tokens that no caption holds: they are as they were drawn at first, and only noise."""
+    embedding = weights["text.model.token_embedding.weight"]
+    kept = torch.zeros(len(embedding), 1, device=embedding.device)
+    kept[read] = 1
+    embedding.mul_(kept)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
     parser.add_argument("--out", type=Path, default=DEMO)
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.folder)
+    read = latents.load(arguments.folder, autoencoder, AUTOENCODER.scale, SCENES).tokens.unique()
     autoencoder.load_state_dict(averaged(arguments.folder / "decoder.pt"))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for phase, (name, title, prediction) in FILES.items():
@@ -54,7 +64,9 @@ def main() -> None:
             "modelspec.license": "Apache-2.0",
             "modelspec.resolution": "128x128",
         }
-        save_file(checkpoint(averaged(arguments.folder / f"{phase}.pt"), autoencoder), arguments.out / name, metadata)
+        weights = averaged(arguments.folder / f"{phase}.pt")
+        forget_unread(weights, read)
+        save_file(checkpoint(weights, autoencoder), arguments.out / name, metadata)
 
 
 if __name__ == "__main__":
