@@ -50,7 +50,7 @@ PLANS = {
     "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
     "v": Plan(steps=300, batch=32, rate=5e-4),
     "inpaint": Plan(steps=2_600, batch=32, rate=2e-3),
-    "decoder": Plan(steps=1_600, batch=8, rate=1.5e-3),
+    "decoder": Plan(steps=1_000, batch=8, rate=1.5e-3),
 }
 
 
