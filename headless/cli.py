@@ -32,7 +32,7 @@ examples:
   sd2 run inpaint.json --set Checkpoint.ckpt_name=512-inpainting-ema.safetensors --models-dir ~/ComfyUI/models
   sd2 run results/ComfyUI_00001_.png --set Sampler.steps=50
 
-exit status: 0 done, 1 a node failed, 2 the workflow or an argument is wrong
+exit status: 0 done, 1 a node failed, 2 the workflow, a file or an argument is wrong
 """
 INSPECT_HELP = """\
 Say what a checkpoint is, without loading its weights: kind, prediction type and how it is known, dtype, sizes, and
@@ -164,7 +164,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except NodeError as error:
         bars.close()
         _say([str(error)])
-        return FAILED
+        return BAD_INPUT if isinstance(error.__cause__, ValueError) else FAILED  # nodes raise ValueError for bad input
     finally:
         bars.close()
         host.set_reporter(None)

@@ -5,6 +5,8 @@ Attribute paths are the checkpoint's keys after `first_stage_model.`.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -32,8 +34,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        shortcut: Tensor = self.nin_shortcut(x)
-        return shortcut + h
+        out: Tensor = self.nin_shortcut(x) + h
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -51,8 +53,8 @@ class AttentionBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
-        out: Tensor = self.proj_out(h)
-        return x + out
+        out: Tensor = x + self.proj_out(h)
+        return out
 
 
 class Downsample(nn.Module):
@@ -96,16 +98,17 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, then the change to the next one, if any."""
 
-    def __init__(self, c_in: int, c_out: int, blocks: int) -> None:
+    def __init__(self, c_in: int, c_out: int, blocks: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
         self.block = nn.ModuleList(ResidualBlock(c_in if i == 0 else c_out, c_out) for i in range(blocks))
-        self.downsample: nn.Module
-        self.upsample: nn.Module
+        self.downsample = Downsample(c_out) if down else nn.Identity()
+        self.upsample = Upsample(c_out) if up else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
             x = block(x)
-        return x
+        out: Tensor = self.upsample(self.downsample(x))
+        return out
 
 
 class Encoder(nn.Module):
@@ -115,22 +118,18 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [spec.channels * m for m in spec.channel_mult]
         self.conv_in = nn.Conv2d(3, spec.channels, 3, padding=1)
-        self.down = nn.ModuleList()
-        for i, width in enumerate(widths):
-            level = Level(widths[i - 1] if i else spec.channels, width, spec.num_res_blocks)
-            if i < len(widths) - 1:
-                level.downsample = Downsample(width)
-            self.down.append(level)
+        self.down = nn.ModuleList(
+            Level(c_in, c_out, spec.num_res_blocks, down=i < len(widths) - 1)
+            for i, (c_in, c_out) in enumerate(pairwise([spec.channels, *widths]))
+        )
         self.mid = Middle(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * spec.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for i, level in enumerate(self.down):
+        for level in self.down:
             x = level(x)
-            if i < len(self.down) - 1:
-                x = level.downsample(x)
         x = self.mid(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return x
@@ -144,21 +143,17 @@ class Decoder(nn.Module):
         widths = [spec.channels * m for m in spec.channel_mult]
         self.conv_in = nn.Conv2d(spec.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
-        self.up = nn.ModuleList()
-        for i, width in enumerate(widths):
-            level = Level(widths[min(i + 1, len(widths) - 1)], width, spec.num_res_blocks + 1)
-            if i > 0:
-                level.upsample = Upsample(width)
-            self.up.append(level)
+        self.up = nn.ModuleList(  # up[0] is the full resolution
+            Level(c_in, c_out, spec.num_res_blocks + 1, up=i > 0)
+            for i, (c_out, c_in) in enumerate(pairwise([*widths, widths[-1]]))
+        )
         self.norm_out = _norm(spec.channels)
         self.conv_out = nn.Conv2d(spec.channels, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
-        for i in reversed(range(len(self.up))):  # up[0] is the full resolution
-            x = self.up[i](x)
-            if i > 0:
-                x = self.up[i].upsample(x)
+        for level in reversed(self.up):
+            x = level(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return x
 

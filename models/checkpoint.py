@@ -65,6 +65,7 @@ class Inspection:
     name: str
     spec: ModelSpec  # with the file's own sizes and its prediction
     reason: str  # why the prediction was chosen
+    zero_terminal_snr: bool  # trained on the rescaled noise schedule: the file has the key ztsnr
     ema: bool  # the UNet's weights are the file's moving average
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part
@@ -73,9 +74,10 @@ class Inspection:
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
         weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
+        schedule = ", zero terminal SNR (the file's key ztsnr)" if self.zero_terminal_snr else ""
         return (
             f"{self.name}: {self.spec.kind}, {self.spec.task}\n"
-            f"prediction: {self.spec.prediction} ({self.reason})\n"
+            f"prediction: {self.spec.prediction} ({self.reason}){schedule}\n"
             f"parts: {parts}{weights}"
         )
 
@@ -215,6 +217,7 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
         name=file.name,
         spec=replace(base, unet=unet, autoencoder=autoencoder, text=text, prediction=prediction),
         reason=reason,
+        zero_terminal_snr="ztsnr" in file.tensors,
         ema=parts.ema,
         dtypes={part: str(_dtype(state)).removeprefix("torch.") for part, state in states.items()},
         sizes={part: sum(tensor.numel() for tensor in state.values()) for part, state in states.items()},

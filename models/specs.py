@@ -44,7 +44,7 @@ class AutoencoderSpec:
     @property
     def factor(self) -> int:
         """Image pixels per latent pixel, each way."""
-        return 2 ** (len(self.channel_mult) - 1)
+        return 1 << (len(self.channel_mult) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

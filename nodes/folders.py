@@ -42,6 +42,7 @@ def output_dir() -> Path:
 
 def inside(folder: Path, name: str) -> Path:
     """folder / name; ValueError where the name leads out of the folder."""
+    folder = folder.absolute()
     path = Path(os.path.normpath(folder / name))  # not resolve(): links inside the folder are the user's own choice
     if not path.is_relative_to(os.path.normpath(folder)):
         raise ValueError(f"{name!r} leads out of {folder}; name a file inside it")

@@ -198,7 +198,11 @@ def load_checkpoint(
     path = resolve_model("checkpoints", name)
     file = checkpoint.load_checkpoint(path, prediction=prediction)
     vae = VAE(file.autoencoder, file.spec.autoencoder, dtype or torch.float32)
-    schedule = NoiseSchedule(beta_start=file.spec.beta_start, beta_end=file.spec.beta_end)
+    schedule = NoiseSchedule(
+        beta_start=file.spec.beta_start,
+        beta_end=file.spec.beta_end,
+        zero_terminal_snr=file.inspection.zero_terminal_snr,
+    )
     model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype)
     return Loaded(model, CLIP(file.text, dtype), vae, None, None, file.report)
 

@@ -149,6 +149,13 @@ def test_prediction_from_a_key(write, v2):
     assert (found.spec.kind, found.spec.prediction, found.reason) == ("v2-v", "v_prediction", "the file's key v_pred")
 
 
+def test_zero_terminal_snr_from_a_key(write, v2):
+    assert not inspect(write(v2)).zero_terminal_snr
+    found = inspect(write(v2 | {"v_pred": torch.ones(0), "ztsnr": torch.ones(0)}))
+    assert found.zero_terminal_snr
+    assert "zero terminal SNR" in str(found)
+
+
 @pytest.mark.parametrize("folder", [".", "scheduler"])
 def test_prediction_from_a_scheduler_config(write, v2, folder):
     path = write(v2)

@@ -174,11 +174,11 @@ def test_bad_arguments_are_status_2(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_a_failed_node_is_one_line_and_status_1(folder, capsys):
+def test_a_file_that_a_node_finds_bad_is_one_line_and_status_2(folder, capsys):
     Image.effect_noise((64, 64), 50).save("in.png")
     data = (folder / "in.png").read_bytes()
     (folder / "in.png").write_bytes(data[: len(data) // 2])  # its header is whole, so only reading it fails
-    assert main(["run", "w.json"]) == 1
+    assert main(["run", "w.json"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('sd2: node 1 "Load Image" failed: ')
     assert "damaged" in line

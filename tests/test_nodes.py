@@ -276,6 +276,17 @@ def test_masked_sampling_holds_the_rest(load, sampler_name, scheduler):
     assert result["noise_mask"] is latent["noise_mask"]
 
 
+def test_the_kept_part_follows_the_noise_level():
+    x, latent, noise = torch.randn(3, 2, 4, 8, 8, generator=torch.manual_seed(0))
+    mask = torch.rand(2, 1, 8, 8, generator=torch.manual_seed(1))  # soft: both sides count
+    seen = []
+    masked = guider.keep_unmasked(lambda x, sigma: seen.append(x) or x * sigma, latent, noise, mask)
+    result = masked(x, 3.0)
+    expected = x * mask + (latent + 3 * noise) * (1 - mask)  # ComfyUI's KSamplerX0Inpaint
+    assert torch.allclose(seen[0], expected, atol=1e-5)
+    assert torch.allclose(result, 3 * expected * mask + latent * (1 - mask), atol=1e-5)
+
+
 def test_eta_and_seed_change_the_picture(load):
     file = load("v2-base")
     latent = {"samples": torch.zeros(1, 4, 8, 8)}

@@ -33,6 +33,7 @@ def repainted(colour: str, kind: str, background: str, seed: int) -> tuple[Scene
 
 def nearest_colour(pixels: np.ndarray) -> str:
     """The named colour that most pixels are closest to, in an opponent space of light, red-green and yellow-blue."""
+
     def opponent(rgb: np.ndarray) -> np.ndarray:
         r, g, b = np.moveaxis(np.asarray(rgb, float), -1, 0)
         return np.stack([(r + g + b) / 3, r - g, (r + g) / 2 - b], -1)
@@ -95,8 +96,8 @@ def test_nothing_is_cut_off_or_hidden(scenes: list[Scene]) -> None:
             assert 0 < x0 < x1 < 128
             assert 0 < y0 < y1 < 128
             hidden = np.zeros((128, 128), bool)
-            for later in scene.items[k + 1:]:
-                hidden[later.box[1]:later.box[3], later.box[0]:later.box[2]] = True
+            for later in scene.items[k + 1 :]:
+                hidden[later.box[1] : later.box[3], later.box[0] : later.box[2]] = True
             assert hidden[y0:y1, x0:x1].mean() < 0.35
 
 
@@ -127,8 +128,12 @@ def test_captions_name_every_object_with_the_right_article(scenes: list[Scene]) 
 def test_caption_templates() -> None:
     items = [Item("house", "red", (0, 0, 9, 9)), Item("umbrella", "orange", (0, 0, 9, 9))]
     said = {caption(np.random.default_rng(seed), items, "in the snow") for seed in range(200)}
-    assert {"a red house and an orange umbrella in the snow", "orange umbrella and red house in the snow",
-            "a snowy field with an orange umbrella and a red house", "a red house and an orange umbrella"} <= said
+    assert {
+        "a red house and an orange umbrella in the snow",
+        "orange umbrella and red house in the snow",
+        "a snowy field with an orange umbrella and a red house",
+        "a red house and an orange umbrella",
+    } <= said
     assert plain_caption("purple", "boat", "on a beach") == "a purple boat on a beach"
     assert plain_caption("orange", "cup", "by a lake") == "an orange cup by a lake"
 

@@ -45,4 +45,4 @@ def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[l
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in -1..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)

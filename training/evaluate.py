@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ class Classifier(nn.Module):
         self.body = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(b // 16, b), nn.GELU())
-                for a, b in zip(widths, widths[1:], strict=False)
+                for a, b in pairwise(widths)
             ),
             nn.Flatten(),
         )
@@ -144,13 +146,13 @@ def classifier(folder: Path) -> Classifier:
 
 
 @torch.inference_mode()
-def judge(model: Classifier, pictures: Tensor, cases: list[Trial]) -> tuple[float, float]:
-    """Shares of pictures [N, 3, H, W] with the right colour and with the right object inside the mask."""
+def judge(model: Classifier, pictures: Tensor, cases: list[Trial]) -> str:
+    """How many of the pictures [N, 3, H, W] show the right colour, and the right object, inside the mask."""
     views = torch.stack([view(p, case.mask) for p, case in zip(pictures, cases, strict=True)])
     kind, colour = (logits.argmax(1).tolist() for logits in model(views.to(device())))
     right_colour = [list(COLOURS)[c] == case.colour for c, case in zip(colour, cases, strict=True)]
     right_kind = [KINDS[k] == case.kind for k, case in zip(kind, cases, strict=True)]
-    return float(np.mean(right_colour)), float(np.mean(right_kind))
+    return f"{100 * np.mean(right_colour):.1f} % right colour, {100 * np.mean(right_kind):.1f} % right object"
 
 
 @torch.inference_mode()
@@ -191,53 +193,46 @@ def inpaint(model: Checkpoint, cases: list[Trial], *, scale: float, steps: int =
     return torch.where(masks > 0.5, painted, pictures)
 
 
+def rendered(cases: list[Trial]) -> list[Trial]:
+    """What each prompt asks for, drawn by the renderer: to see how far the classifier itself can be trusted."""
+    drawn = []
+    for i, case in enumerate(cases):
+        scene = render(4 * data.UNSEEN + i, items=[(case.colour, case.kind)], background=case.background)
+        over = mask_over(np.random.default_rng(i), scene.items[0].box, data.SIZE)
+        drawn.append(replace(case, picture=scene.image, mask=over))
+    return drawn
+
+
+def report(model: Checkpoint, eye: Classifier, count: int, sheet: Path | None) -> Iterator[str]:
+    """The figures, a line each."""
+    order = [PAIRS[i] for i in np.random.default_rng(5).permutation(len(PAIRS))]
+    for n, (name, held_out) in enumerate((("pairs seen in training", False), ("pairs never trained", True))):
+        cases = trials(count, [pair for pair in order if (pair in HELD_OUT) == held_out], (3 + n) * data.UNSEEN)
+        truth = rendered(cases)
+        pictures = data.to_tensor(np.stack([case.picture for case in truth]))
+        yield f"{name}, as the renderer draws them: {judge(eye, pictures, truth)}"
+        for scale in (1.0, 7.5):
+            painted = inpaint(model, cases, scale=scale)
+            yield f"{name}, cfg {scale:g}: {judge(eye, painted, cases)}"
+        if sheet:
+            _sheet(painted, cases).save(sheet.with_stem(f"{sheet.stem}-{n}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=DEMO / "sd2-demo-inpaint.safetensors")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
     parser.add_argument("--count", type=int, default=200, help="prompts and masks of each sort")
-    parser.add_argument("--sheet", type=Path, help="also write before-and-after pairs to this picture")
+    parser.add_argument("--sheet", type=Path, help="also write pictures before and after to this file")
     arguments = parser.parse_args()
-
-    say = sys.stdout.write
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     model = load_checkpoint(arguments.checkpoint, dtype=torch.float32)
     for part in (model.unet, model.text, model.autoencoder):
         part.to(device())
-    unseen, _ = data.scenes(arguments.folder, 200, data.UNSEEN + 1_000)
-    say(f"autoencoder, {len(unseen)} unseen pictures: {psnr(unseen, model.autoencoder):.2f} dB\n")
-    eye = classifier(arguments.folder)
-    shuffled = [PAIRS[i] for i in np.random.default_rng(5).permutation(len(PAIRS))]
-    sorts = {
-        "pairs seen in training": [pair for pair in shuffled if pair not in HELD_OUT],
-        "pairs never trained": [pair for pair in shuffled if pair in HELD_OUT],
-    }
-    for n, (name, pairs) in enumerate(sorts.items()):
-        cases = trials(arguments.count, pairs, 3 * data.UNSEEN + n * 100_000)
-        drawn = [
-            render(4 * data.UNSEEN + i, items=[(case.colour, case.kind)], background=case.background)
-            for i, case in enumerate(cases)
-        ]
-        truth = [
-            Trial(
-                s.image, mask_over(np.random.default_rng(i), s.items[0].box, data.SIZE), c.colour, c.kind, c.background
-            )
-            for i, (s, c) in enumerate(zip(drawn, cases, strict=True))
-        ]
-        rendered = data.to_tensor(np.stack([t.picture for t in truth]))
-        say(
-            f"{name}: the classifier on {len(truth)} rendered pictures: %.1f %% colour, %.1f %% object\n"
-            % tuple(100 * v for v in judge(eye, rendered, truth))
-        )
-        for scale in (1.0, 7.5):
-            painted = inpaint(model, cases, scale=scale)
-            colour, kind = judge(eye, painted, cases)
-            say(
-                f"{name}: cfg {scale:g}, {len(cases)} prompts: {100 * colour:.1f} % right colour, {100 * kind:.1f} % right object\n"
-            )
-            sys.stdout.flush()
-        if arguments.sheet:
-            _sheet(painted, cases).save(arguments.sheet.with_stem(f"{arguments.sheet.stem}-{n}"))
+    unseen, _ = data.scenes(arguments.folder, 200, 5 * data.UNSEEN)
+    sys.stdout.write(f"autoencoder on {len(unseen)} unseen pictures: {psnr(unseen, model.autoencoder):.2f} dB\n")
+    for line in report(model, classifier(arguments.folder), arguments.count, arguments.sheet):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 def _sheet(painted: Tensor, cases: list[Trial], columns: int = 8, rows: int = 4) -> Image.Image:

@@ -48,9 +48,9 @@ EVERYTHING = 0.25  # inpainting: pictures masked as a whole
 PLANS = {
     "autoencoder": Plan(steps=2_600, batch=8, rate=2e-3),
     "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
-    "v": Plan(steps=500, batch=32, rate=4e-4),
-    "inpaint": Plan(steps=1_600, batch=32, rate=8e-4),
-    "decoder": Plan(steps=3_000, batch=8, rate=1.5e-3),
+    "v": Plan(steps=300, batch=32, rate=5e-4),
+    "inpaint": Plan(steps=2_600, batch=32, rate=2e-3),
+    "decoder": Plan(steps=1_600, batch=8, rate=1.5e-3),
 }
 
 
