@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,7 +74,7 @@ Patcher = Any  # a comfy.model_patcher.ModelPatcher: what is on a MODEL wire
 Comfy = Any  # another object of ComfyUI's
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-LEAVES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+LEAVES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def notice(message: str) -> None:
@@ -126,9 +127,9 @@ def _load(
     file = checkpoint.load_checkpoint(
         path, prediction=prediction, prepare=lambda module: _retype(module, ops if isinstance(module, UNet) else None)
     )
-    model = _model(file, weights, compute, disable_dynamic)
-    clip = _clip(file.text, dtype, disable_dynamic)
     vae = _vae(file.autoencoder, file.spec.autoencoder.factor, dtype)
+    clip = _clip(file.text, dtype, disable_dynamic)
+    model = _model(file, weights, compute, disable_dynamic)
     for index, patcher in enumerate((model, clip.patcher, vae.patcher)):
         # how ComfyUI makes a second, independent copy: for another GPU, or one that is not streamed
         patcher.cached_patcher_init = (_patchers, (path, prediction, dtype), index)
@@ -195,27 +196,32 @@ def _archive_dtypes(module: nn.Module) -> None:
 
 def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, disable_dynamic: bool) -> Patcher:
     """A ModelPatcher around our UNet in ComfyUI's BaseModel."""
-    spec, types = file.spec, comfy.model_base.ModelType
-    config = _config(spec.kind)(_unet_config(spec.unet))
+    config = _config(file.kind)(_unet_config(file.spec.unet))
     config.set_inference_dtype(weights, compute)
-    kind = types.V_PREDICTION if file.prediction == "v_prediction" else types.EPS
-    if spec.kind == "x4":
-        model = comfy.model_base.SD_X4Upscaler(config, kind, device="cpu")
-    elif spec.unet.vector_dim is not None:
-        model = comfy.model_base.SD21UNCLIP(config, config.noise_aug_config, kind, device="cpu")
-    else:
-        model = comfy.model_base.BaseModel(config, kind, device="cpu")
+    config.sampling_settings["zsnr"] = file.inspection.zero_terminal_snr
+    model = _base_model(file.spec, config)
     model.diffusion_model = file.unet.to(weights)
-    model.sd2_name, model.sd2_spec = file.inspection.name, spec
-    if spec.unet.in_channels == guider.INPAINT_CHANNELS:
+    model.sd2_name, model.sd2_spec = file.inspection.name, file.spec
+    if file.spec.unet.in_channels == guider.INPAINT_CHANNELS:
         model.set_inpaint()
-        if spec.autoencoder != SPECS[spec.kind].autoencoder:  # ComfyUI's constants hold for the published one
-            model.blank_inpaint_image_like = _blank(file.autoencoder, spec.autoencoder.scale)
+        if file.spec.autoencoder != SPECS[file.kind].autoencoder:  # ComfyUI's constants hold for the published one
+            model.blank_inpaint_image_like = _blank(file.autoencoder, file.spec.autoencoder.scale)
     _archive_dtypes(model.diffusion_model)
     management = comfy.model_management
     return _patcher_class(disable_dynamic)(
         model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
+
+
+def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
+    """ComfyUI's model of a kind, still without its network."""
+    base, on_cpu = comfy.model_base, torch.device("cpu")
+    prediction = base.ModelType.V_PREDICTION if spec.prediction == "v_prediction" else base.ModelType.EPS
+    if spec.kind == "x4":
+        return base.SD_X4Upscaler(config, prediction, device=on_cpu)
+    if spec.unet.vector_dim is not None:
+        return base.SD21UNCLIP(config, config.noise_aug_config, prediction, device=on_cpu)
+    return base.BaseModel(config, prediction, device=on_cpu)
 
 
 def _config(kind: str) -> Comfy:
@@ -403,6 +409,6 @@ def _spec(model: Patcher) -> ModelSpec | None:
     config = model.model.model_config
     if known is not None or type(config) not in (comfy.supported_models.SD15, comfy.supported_models.SD20):
         return known
-    family = "v1" if type(config) is comfy.supported_models.SD15 else "v2"
-    inpaint = config.unet_config["in_channels"] == guider.INPAINT_CHANNELS
-    return SPECS[f"{family}-inpaint" if inpaint else {"v1": "v1", "v2": "v2-base"}[family]]
+    family = ("v1", "v1-inpaint") if type(config) is comfy.supported_models.SD15 else ("v2-base", "v2-inpaint")
+    spec = SPECS[family[config.unet_config["in_channels"] == guider.INPAINT_CHANNELS]]
+    return replace(spec, unet=replace(spec.unet, context_dim=config.unet_config["context_dim"]))

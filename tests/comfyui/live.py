@@ -23,7 +23,7 @@ def missing():
     """Why the tests cannot run, in one sentence; empty where they can."""
     if not (PATH / "main.py").is_file():
         return f"no ComfyUI at {PATH}; set COMFYUI_PATH to a checkout"
-    needed = "aiohttp, alembic, einops, kornia, open_clip, torchsde, transformers, yaml"
+    needed = "aiohttp, alembic, einops, open_clip, safetensors, transformers, yaml"
     if subprocess.run([PYTHON, "-c", f"import {needed}"], capture_output=True).returncode:
         return f"{PYTHON} lacks ComfyUI's requirements; set COMFYUI_PYTHON to a Python that has them"
     return ""
@@ -63,6 +63,11 @@ class Server:
     def stop(self):
         self.process.terminate()
         self.process.wait(20)
+
+    def memory(self):
+        """Bytes that the process holds itself, files it has mapped left out (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
     def get(self, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:

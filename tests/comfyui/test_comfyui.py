@@ -199,3 +199,29 @@ def test_a_replaced_file_is_read_again(server):
     shutil.copy(folder / "v2-v.safetensors", folder / "new.safetensors")
     (folder / "new.safetensors").replace(folder / "mine.safetensors")
     assert difference(server.run(graph)[saved], first) > TOLERANCE
+
+
+def test_another_seed_reads_and_encodes_nothing_again(server):
+    def queued(seed):
+        graph = Graph()
+        sampled(graph, *graph.load("v2-base.safetensors"), seed=seed)
+        return graph
+
+    server.run(queued(100))
+    graph = queued(101)
+    messages = dict(server.wait(server.queue(graph))["status"]["messages"])
+    ran = {node["class_type"] for name, node in graph.items() if name not in messages["execution_cached"]["nodes"]}
+    assert ran == {"SD2KSampler", "VAEDecode", "SaveImage"}
+
+
+def test_checkpoints_in_turn_do_not_pile_up(server):
+    folder = server.base / "models" / "checkpoints"
+    sizes = []
+    for number in range(10):
+        shutil.copy(folder / "v2-base.safetensors", folder / f"copy-{number}.safetensors")
+        graph = Graph()
+        sampled(graph, *graph.load(f"copy-{number}.safetensors"), steps=1, seed=number)
+        server.run(graph)
+        sizes.append(server.memory())
+    one = (folder / "v2-base.safetensors").stat().st_size
+    assert sizes[9] - sizes[3] < 2 * one
