@@ -23,8 +23,9 @@ def missing():
     """Why the tests cannot run, in one sentence; empty where they can."""
     if not (PATH / "main.py").is_file():
         return f"no ComfyUI at {PATH}; set COMFYUI_PATH to a checkout"
-    needed = "aiohttp, alembic, einops, open_clip, safetensors, transformers, yaml"
-    if subprocess.run([PYTHON, "-c", f"import {needed}"], capture_output=True).returncode:
+    needed = ("aiohttp", "alembic", "open_clip", "torch", "torchsde", "transformers", "yaml")
+    look = f"import importlib.util as util; raise SystemExit(not all(map(util.find_spec, {needed})))"
+    if subprocess.run([PYTHON, "-c", look]).returncode:
         return f"{PYTHON} lacks ComfyUI's requirements; set COMFYUI_PYTHON to a Python that has them"
     return ""
 
