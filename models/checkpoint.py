@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -133,8 +134,13 @@ def load_checkpoint(
     *,
     prediction: Literal["auto"] | Prediction = "auto",
     dtype: torch.dtype | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> Checkpoint:
-    """Load any of the nine kinds; `prediction` overrides what the file says, dtype None keeps the file's."""
+    """Load any of the nine kinds; `prediction` overrides what the file says, dtype None keeps the file's.
+
+    `prepare` is called with each of the three modules while it is on meta, and may replace layers by others with the
+    same parameters.
+    """
     file = read(path)
     parts = _split(file)
     inspection = _recognise(file, parts, Path(path).parent, prediction)
@@ -142,9 +148,16 @@ def load_checkpoint(
     with torch.device("meta"):
         unet, autoencoder = UNet(spec.unet), AutoencoderKL(spec.autoencoder)
         text = OpenCLIPText(spec.text) if parts.openclip else CLIPText(spec.text)
-    _fill(unet, parts.unet, file.name, _UNET, dtype)
-    _fill(autoencoder, parts.autoencoder, file.name, _AUTOENCODER, dtype)
-    _fill(text, parts.text, file.name, _TEXT, dtype)
+    modules = (
+        (unet, parts.unet, _UNET),
+        (autoencoder, parts.autoencoder, _AUTOENCODER),
+        (text, parts.text, _TEXT),
+    )
+    for module, state, prefix in modules:
+        _check_keys(module.state_dict(), state, file.name, prefix)
+        if prepare is not None:
+            prepare(module)
+        _fill(module, state, file.name, prefix, dtype)
     return Checkpoint(inspection=inspection, unet=unet, autoencoder=autoencoder, text=text, extras=parts.extras)
 
 
@@ -327,7 +340,6 @@ def _prediction_type(config: Path) -> str:
 
 def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
     """Put the weights in a module on meta: strict, finite, one dtype, frozen."""
-    _check_keys(module.state_dict(), state, name, prefix)
     dtype = dtype or _dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
     for key, tensor in state.items():

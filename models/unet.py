@@ -152,12 +152,13 @@ class UNet(nn.Module):
         y: Tensor | None = None,
         control: Control | None = None,
         transformer_options: Mapping[str, Any] | None = None,
+        **_: object,
     ) -> Tensor:
         """Predict the noise or the velocity.
 
         x: [B, in_channels, h, w]; timesteps: [B] in 0..999, fractions allowed; context: [B, T, context_dim];
         y: [B, vector_dim] or labels [B], where the model is class-conditional. `control` and `transformer_options`
-        are ComfyUI's. Returns [B, out_channels, h, w].
+        are ComfyUI's, which may also send conditions that only other models know. Returns [B, out_channels, h, w].
         """
         if (y is None) != (self.label_emb is None):
             takes = "takes no" if self.label_emb is None else "needs"

@@ -5,7 +5,7 @@ from .inpaint import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
 from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
 from .pictures import SD2SampleImage
-from .sampling import SD2KSampler
+from .sampling import SD2KSampler, SD2Sampler, SD2Scheduler
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2CheckpointLoader": SD2CheckpointLoader,
@@ -13,6 +13,8 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2MaskPreprocess": SD2MaskPreprocess,
     "SD2VAEEncodeForInpaint": SD2VAEEncodeForInpaint,
     "SD2KSampler": SD2KSampler,
+    "SD2Sampler": SD2Sampler,
+    "SD2Scheduler": SD2Scheduler,
     "SD2VAEDecode": SD2VAEDecode,
     "SD2Composite": SD2Composite,
     "SD2SampleImage": SD2SampleImage,
@@ -24,6 +26,8 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2MaskPreprocess": "SD2 Mask Preprocess",
     "SD2VAEEncodeForInpaint": "SD2 VAE Encode (for Inpainting)",
     "SD2KSampler": "SD2 KSampler",
+    "SD2Sampler": "SD2 Sampler",
+    "SD2Scheduler": "SD2 Scheduler",
     "SD2VAEDecode": "SD2 VAE Decode",
     "SD2Composite": "SD2 Composite",
     "SD2SampleImage": "SD2 Sample Image",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.specs import ModelSpec
 from ..samplers import Denoise, denoiser, guide
 from . import masks
 from .wires import Conditioning
@@ -100,12 +101,7 @@ def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], T
 
 
 def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Entry:
-    width = model.spec.unet.context_dim
-    if context.shape[-1] != width:
-        raise ValueError(
-            f"the prompt is encoded to {context.shape[-1]} numbers a token, but {model.name} reads {width}; "
-            "take the clip from the same checkpoint as the model"
-        )
+    check_width(model.name, model.spec, context)
     inpaint = model.spec.unet.in_channels == INPAINT_CHANNELS
     concat = _inpaint_channels(model, options, latent, mask) if inpaint else None
     context = masks.fit_batch(context, len(latent)).to(latent.device)
@@ -148,28 +144,46 @@ def keep_unmasked(denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor)
     return masked
 
 
-def check(model: Model, *sides: Conditioning) -> None:
-    """ValueError where the conditioning asks for something that this model, or this sampler, does not do."""
-    options = [item for side in sides for _, entry in side for item in entry.items()]
-    keys = {key for key, value in options if value is not None and value is not False}
-    if model.spec.unet.in_channels not in (4, INPAINT_CHANNELS) or model.spec.unet.vector_dim is not None:
+def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
+    """The end of a masked run: what is wholly unmasked (mask 0) is `latent` again, whatever noise the solver left."""
+    return torch.where(mask > 0, x, latent)
+
+
+def check(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
+    """ValueError where the model `name` cannot be sampled, or not with this conditioning."""
+    if spec.unet.in_channels not in (4, INPAINT_CHANNELS) or spec.unet.vector_dim is not None:
         raise ValueError(
-            f"{model.name} is a checkpoint for {model.spec.task} (kind {model.spec.kind}), which SD2KSampler does not "
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), which SD2KSampler does not "
             "sample yet; load a text-to-image or inpainting checkpoint"
         )
-    if keys & INPAINT_KEYS and model.spec.unet.in_channels != INPAINT_CHANNELS:
-        wanted = (
-            "v1-inpaint (sd-v1-5-inpainting)"
-            if model.spec.kind.startswith("v1")
-            else "v2-inpaint (512-inpainting-ema)"
-        )
+    if _keys(sides) & INPAINT_KEYS and spec.unet.in_channels != INPAINT_CHANNELS:
+        wanted = "v1-inpaint (sd-v1-5-inpainting)" if spec.kind.startswith("v1") else "v2-inpaint (512-inpainting-ema)"
         raise ValueError(
-            f"{model.name} is a {model.spec.task} checkpoint (kind {model.spec.kind}), but this graph sets inpainting "
+            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets inpainting "
             f"conditioning, which needs kind {wanted}; load that, or leave SD2VAEEncodeForInpaint out and use "
             "VAEEncode with SetLatentNoiseMask for masked image-to-image"
         )
-    if unknown := sorted(keys - UNDERSTOOD):
+
+
+def check_width(name: str, spec: ModelSpec, context: Tensor) -> None:
+    """ValueError where the prompt was encoded by the text encoder of another model."""
+    if context.shape[-1] != spec.unet.context_dim:
+        raise ValueError(
+            f"the prompt is encoded to {context.shape[-1]} numbers a token, but {name} reads {spec.unet.context_dim}; "
+            "take the clip from the same checkpoint as the model"
+        )
+
+
+def check_understood(*sides: Conditioning) -> None:
+    """ValueError where the conditioning asks for something that only ComfyUI's own guider does."""
+    if unknown := sorted(_keys(sides) - UNDERSTOOD):
         raise ValueError(
             f"the conditioning carries {', '.join(unknown)}, which is only understood inside ComfyUI; "
             "take out the node that sets it"
         )
+
+
+def _keys(sides: Iterable[Conditioning]) -> set[str]:
+    """What the conditioning sets."""
+    options = [item for side in sides for _, entry in side for item in entry.items()]
+    return {key for key, value in options if value is not None and value is not False}

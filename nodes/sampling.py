@@ -6,10 +6,47 @@ from typing import Any
 
 from torch import Tensor
 
-from ..samplers import SAMPLERS, SCHEDULERS
+from ..samplers import SAMPLERS, SCHEDULERS, truncate
 from . import host, masks
 from .noise import starting_noise
+from .solver import Solver, solver_options
 from .wires import Conditioning, Latent
+
+STEPS = (
+    "INT",
+    {
+        "default": 20,
+        "min": 1,
+        "max": 1000,
+        "tooltip": "How many steps to take. ldm and ddim_uniform take a few more where it does not divide 1000.",
+    },
+)
+SAMPLER_NAME = (list(SAMPLERS), {"default": "ddim", "tooltip": "The method that solves for the picture."})
+SCHEDULER = (
+    list(SCHEDULERS),
+    {"default": "ldm", "tooltip": "How the noise levels are spaced. ldm is the reference's spacing."},
+)
+DENOISE = (
+    "FLOAT",
+    {
+        "default": 1.0,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.01,
+        "tooltip": "How much of the latent to replace. 1 starts from pure noise, whatever it holds.",
+    },
+)
+ETA = (
+    "FLOAT",
+    {
+        "default": 0.0,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.01,
+        "tooltip": "Fresh noise at each step of ddim; the other samplers ignore it. 0 adds none, 1 is what the "
+        "reference's inpainting script uses.",
+    },
+)
 
 
 class SD2KSampler:
@@ -41,16 +78,7 @@ class SD2KSampler:
                         "tooltip": "Which random numbers to start from; the same seed gives the same picture.",
                     },
                 ),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 20,
-                        "min": 1,
-                        "max": 1000,
-                        "tooltip": "How many steps to take. ldm and ddim_uniform take a few more where it does not "
-                        "divide 1000.",
-                    },
-                ),
+                "steps": STEPS,
                 "cfg": (
                     "FLOAT",
                     {
@@ -62,40 +90,15 @@ class SD2KSampler:
                         "fast.",
                     },
                 ),
-                "sampler_name": (
-                    list(SAMPLERS),
-                    {"default": "ddim", "tooltip": "The method that solves for the picture."},
-                ),
-                "scheduler": (
-                    list(SCHEDULERS),
-                    {"default": "ldm", "tooltip": "How the noise levels are spaced. ldm is the reference's spacing."},
-                ),
+                "sampler_name": SAMPLER_NAME,
+                "scheduler": SCHEDULER,
                 "positive": ("CONDITIONING", {"tooltip": "What the picture should show."}),
                 "negative": ("CONDITIONING", {"tooltip": "What the picture should not show."}),
                 "latent_image": ("LATENT", {"tooltip": "The latent to start from; it also sets size and number."}),
-                "denoise": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "How much of the latent to replace. 1 starts from pure noise, whatever it holds.",
-                    },
-                ),
+                "denoise": DENOISE,
             },
             "optional": {
-                "eta": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "Fresh noise at each step of ddim; the other samplers ignore it. 0 adds none, 1 is "
-                        "what the reference's inpainting script uses.",
-                    },
-                ),
+                "eta": ETA,
                 "cfg_rescale": (
                     "FLOAT",
                     {
@@ -146,6 +149,48 @@ class SD2KSampler:
                 "(float16 overflows in the attention of 2.x)"
             )
         return ({**latent_image, "samples": samples},)
+
+
+class SD2Sampler:
+    """One of our solvers for the custom sampling nodes."""
+
+    CATEGORY = "SD2/sampling"
+    DESCRIPTION = (
+        "A sampler for Sampler Custom and Sampler Custom Advanced. With the ldm spacing of SD2 Scheduler, ddim and "
+        "plms are the samplers of Stability's reference code."
+    )
+    SEARCH_ALIASES = ("ksampler select", "custom sampler", "ddim", "plms")
+    RETURN_TYPES = ("SAMPLER",)
+    RETURN_NAMES = ("sampler",)
+    OUTPUT_TOOLTIPS = ("The sampler, for Sampler Custom.",)
+    FUNCTION = "select"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"sampler_name": SAMPLER_NAME}, "optional": {"eta": ETA}}
+
+    def select(self, sampler_name: str, eta: float = 0.0) -> tuple[Solver]:
+        return (Solver(sampler_name=sampler_name, options=solver_options(sampler_name, eta)),)
+
+
+class SD2Scheduler:
+    """The noise levels of a run for the custom sampling nodes."""
+
+    CATEGORY = "SD2/sampling"
+    DESCRIPTION = "The noise levels of a run, for Sampler Custom and Sampler Custom Advanced."
+    SEARCH_ALIASES = ("basic scheduler", "sigmas", "ldm", "timesteps")
+    RETURN_TYPES = ("SIGMAS",)
+    RETURN_NAMES = ("sigmas",)
+    OUTPUT_TOOLTIPS = ("The noise levels from the first to the last, for Sampler Custom.",)
+    FUNCTION = "space"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        model = ("MODEL", {"tooltip": "The model to sample with; its own noise schedule is cut into steps."})
+        return {"required": {"model": model, "scheduler": SCHEDULER, "steps": STEPS, "denoise": DENOISE}}
+
+    def space(self, model: host.Model, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
+        return (truncate(SCHEDULERS[scheduler], host.schedule(model), steps, denoise).float(),)
 
 
 def _checked(latent: Tensor) -> Tensor:

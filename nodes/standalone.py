@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..models.specs import AutoencoderSpec, ModelSpec, Prediction
 from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Step, final_sample, initial_sample, truncate
 from .folders import resolve_model
-from .guider import check, guided_denoiser, keep_unmasked
+from .guider import check, check_understood, guided_denoiser, hold_unmasked, keep_unmasked
 from .noise import step_noise
+from .solver import solver_options
 from .tiling import tiled
 from .wires import Conditioning
 
@@ -232,7 +233,8 @@ def sample(
     mask: Tensor | None,
 ) -> Tensor:
     """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
-    check(model, positive, negative)
+    check(model.name, model.spec, positive, negative)
+    check_understood(positive, negative)
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:
         return latent
@@ -247,18 +249,13 @@ def sample(
         denoise = keep_unmasked(denoise, original, noise, mask)
     # a whole run starts from noise alone, as the reference does, whatever the latent holds
     x = initial_sample(noise, float(sigmas[0]), original if sampling.denoise < 1 else None)
-    x = SAMPLERS[sampling.sampler_name](
-        denoise, x, sigmas, noise=step_noise(original, sampling.seed), callback=_report, **_options(sampling)
-    )
+    options = solver_options(sampling.sampler_name, sampling.eta)
+    step = step_noise(original, sampling.seed)
+    x = SAMPLERS[sampling.sampler_name](denoise, x, sigmas, noise=step, callback=_report, **options)
     x = final_sample(x, float(sigmas[-1]))
     if mask is not None:
-        x = original.lerp(x, mask)
+        x = hold_unmasked(x, original, mask)
     return x.cpu() / scale
-
-
-def _options(sampling: Sampling) -> dict[str, Any]:
-    """DDIM's eta is a choice (0 in the reference's text-to-image, 1 in its inpainting); the others have their own."""
-    return {"eta": sampling.eta} if sampling.sampler_name == "ddim" else {}
 
 
 def _report(step: Step) -> None:

@@ -23,6 +23,8 @@ INPUTS = {
     "SD2VAEEncodeForInpaint": "positive negative vae image mask fill keep_unmasked",
     "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise "
     "eta cfg_rescale",
+    "SD2Sampler": "sampler_name eta",
+    "SD2Scheduler": "model scheduler steps denoise",
     "SD2VAEDecode": "samples vae tile_size",
     "SD2Composite": "original generated mask color_match",
     "SD2SampleImage": "name",
@@ -33,6 +35,8 @@ OUTPUTS = {
     "SD2MaskPreprocess": "MASK MASK",
     "SD2VAEEncodeForInpaint": "CONDITIONING CONDITIONING LATENT",
     "SD2KSampler": "LATENT",
+    "SD2Sampler": "SAMPLER",
+    "SD2Scheduler": "SIGMAS",
     "SD2VAEDecode": "IMAGE",
     "SD2Composite": "IMAGE",
     "SD2SampleImage": "IMAGE MASK",

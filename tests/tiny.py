@@ -42,7 +42,7 @@ def tiny_spec(kind):
     )
     mult = (1, 1, 2, 2)[-len(spec.autoencoder.channel_mult) :]
     autoencoder = replace(spec.autoencoder, channels=32, channel_mult=mult, num_res_blocks=1)
-    return replace(spec, unet=unet, autoencoder=autoencoder, text=replace(spec.text, width=64, layers=2, heads=1))
+    return replace(spec, unet=unet, autoencoder=autoencoder, text=replace(spec.text, width=64, layers=3, heads=1))
 
 
 def randomise(module, seed):

@@ -1,0 +1,227 @@
+"""The pack in a real ComfyUI, driven through its API queue."""
+
+import json
+import shutil
+import time
+
+import pytest
+import sd2_family
+from live import ROOT, Graph, difference, picture
+from sd2_family.headless.cli import main
+
+pytestmark = pytest.mark.comfyui
+
+DEMO = ROOT / "models" / "demo" / "sd2-demo-inpaint.safetensors"
+TOLERANCE = 2  # of 255: other kernels, and float32 noise levels in ComfyUI
+
+
+def sampled(graph, model, clip, vae, *, sampler="SD2KSampler", prompt="a red house", latent=None, **values):
+    """A text-to-image branch: its node that saves. `values` replace the sampler's widgets."""
+    positive = graph.add("CLIPTextEncode", clip=clip, text=prompt)()
+    negative = graph.add("SD2CLIPTextEncode", clip=clip, text="")()
+    latent = latent or graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)()
+    widgets = {"seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    links = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    samples = graph.add(sampler, **links, **{**widgets, **values})()
+    return graph.save(graph.add("VAEDecode", samples=samples, vae=vae)())
+
+
+def test_every_node_is_there(server):
+    offered = server.get("/object_info")
+    missing = set(sd2_family.NODE_CLASS_MAPPINGS) - set(offered)
+    assert not missing
+    for name, node in sd2_family.NODE_CLASS_MAPPINGS.items():
+        assert offered[name]["output"] == list(node.RETURN_TYPES)
+        assert offered[name]["display_name"] == sd2_family.NODE_DISPLAY_NAME_MAPPINGS[name]
+    log = server.log.read_text()
+    assert "IMPORT FAILED" not in log
+    assert "sd2" not in "".join(line for line in log.lower().splitlines() if "warning" in line)
+
+
+def test_the_bundled_model_is_offered(server):
+    names, _ = server.get("/object_info/SD2CheckpointLoader")["SD2CheckpointLoader"]["input"]["required"]["ckpt_name"]
+    assert "v2-base.safetensors" in names
+    assert DEMO.name in names or not DEMO.exists()
+
+
+RUNS = [
+    ("ddim", "ldm", "epsilon", 0.0),
+    ("plms", "ldm", "v_prediction", 0.0),
+    ("euler_ancestral", "karras", "v_prediction", 0.7),
+    ("dpmpp_2m", "normal", "epsilon", 0.7),
+    ("uni_pc", "sgm_uniform", "epsilon", 0.0),
+]
+
+
+@pytest.mark.parametrize(("sampler", "scheduler", "prediction", "rescale"), RUNS)
+def test_same_picture_as_without_comfyui(server, tmp_path, monkeypatch, sampler, scheduler, prediction, rescale):
+    from sd2_family.headless import graph
+    from sd2_family.headless.library import LIBRARY
+
+    monkeypatch.chdir(tmp_path)
+    prompt = graph.read(ROOT / "workflows" / "inpaint.json", LIBRARY).prompt
+    nodes = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    if not DEMO.exists():
+        nodes["SD2CheckpointLoader"]["ckpt_name"] = "v2-inpaint.safetensors"
+    nodes["SD2CheckpointLoader"]["prediction"] = prediction
+    values = {"steps": 5, "eta": 0.5, "cfg_rescale": rescale, "sampler_name": sampler, "scheduler": scheduler}
+    nodes["SD2KSampler"].update(values)
+    (tmp_path / "w.json").write_text(json.dumps(prompt))
+
+    assert main(["run", "w.json", "--models-dir", str(server.base / "models")]) == 0
+    (file,) = (tmp_path / "output").glob("*.png")
+    (inside,) = server.run(prompt).values()
+    assert difference(inside, picture(file)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["v2-base.safetensors", "v2-v.safetensors", "v1.safetensors"])
+def test_stock_sampler_agrees_with_ours(server, name):
+    graph = Graph()
+    ours = sampled(graph, *graph.load(name))
+    stock = sampled(graph, *graph.load(name), sampler="KSampler")
+    pictures = server.run(graph)
+    assert pictures[ours].std() > 5
+    assert difference(pictures[ours], pictures[stock]) <= TOLERANCE
+
+
+def test_stock_inpainting_nodes_take_our_objects(server):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-inpaint.safetensors")
+    sample = graph.add("SD2SampleImage", name="forest.png")
+    image = graph.add("ImageScale", image=sample(), upscale_method="area", width=64, height=64, crop="disabled")()
+    encoded = graph.add("CLIPTextEncode", clip=clip, text="a house")()
+    inpaint = graph.add(
+        "InpaintModelConditioning",
+        positive=encoded, negative=encoded, vae=vae, pixels=image, mask=sample(1), noise_mask=True,
+    )  # fmt: skip
+    rescaled = graph.add("RescaleCFG", model=model, multiplier=0.5)()
+    v = graph.add("ModelSamplingDiscrete", model=rescaled, sampling="v_prediction", zsnr=False)()
+    freeu = graph.add("FreeU_V2", model=v, b1=1.3, b2=1.4, s1=0.9, s2=0.2)()
+    values = {"seed": 1, "steps": 3, "cfg": 4.0, "denoise": 1.0}
+    links = {"positive": inpaint(), "negative": inpaint(1), "latent_image": inpaint(2)}
+    stock = graph.add("KSampler", model=freeu, **links, **values, sampler_name="euler", scheduler="normal")()
+    ours = graph.add("SD2KSampler", model=freeu, **links, **values, sampler_name="euler", scheduler="normal")()
+    tiled = graph.add(
+        "VAEDecodeTiled", samples=ours, vae=vae, tile_size=64, overlap=16, temporal_size=64, temporal_overlap=8
+    )()
+    saved = graph.save(graph.add("VAEDecode", samples=stock, vae=vae)()), graph.save(tiled)
+    again = graph.add("VAEEncode", pixels=tiled, vae=vae)()
+    graph.save(graph.add("SD2VAEDecode", samples=again, vae=vae, tile_size=0)())
+    pictures = server.run(graph)
+    # the noised start differs: KSampler adds the latent even to a whole run
+    assert pictures[saved[0]].shape == pictures[saved[1]].shape == (64, 64, 3)
+
+
+def test_custom_sampling_agrees_with_ours(server):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-base.safetensors")
+    ours = sampled(graph, model, clip, vae, sampler_name="ddim", scheduler="ldm", eta=1.0)
+    text = [graph.add("CLIPTextEncode", clip=clip, text=text)() for text in ("a red house", "")]
+    custom = graph.add(
+        "SamplerCustomAdvanced",
+        noise=graph.add("RandomNoise", noise_seed=3)(),
+        guider=graph.add("CFGGuider", model=model, positive=text[0], negative=text[1], cfg=5.0)(),
+        sampler=graph.add("SD2Sampler", sampler_name="ddim", eta=1.0)(),
+        sigmas=graph.add("SD2Scheduler", model=model, scheduler="ldm", steps=4, denoise=1.0)(),
+        latent_image=graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)(),
+    )
+    custom = graph.save(graph.add("VAEDecode", samples=custom(), vae=vae)())
+    pictures = server.run(graph)
+    assert difference(pictures[ours], pictures[custom]) <= 1
+
+
+def test_loras_of_both_namings_come_and_go(server):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-base.safetensors")
+    saved = {"before": sampled(graph, model, clip, vae)}
+    for style in ("ldm", "diffusers"):
+        lora = graph.add(
+            "LoraLoader",
+            model=model, clip=clip, lora_name=f"{style}.safetensors", strength_model=0.8, strength_clip=0.8,
+        )  # fmt: skip
+        saved[style] = sampled(graph, lora(0), lora(1), vae)
+    pictures = server.run(graph)
+    assert difference(pictures[saved["ldm"]], pictures[saved["diffusers"]]) == 0
+    assert difference(pictures[saved["ldm"]], pictures[saved["before"]]) > TOLERANCE
+    graph = Graph()
+    after = sampled(graph, *graph.load("v2-base.safetensors"), cfg=5.001)  # another value, so that it is run again
+    before = sampled(graph, *graph.load("v2-base.safetensors"), cfg=5.0)
+    pictures = server.run(graph)
+    assert difference(pictures[after], pictures[before]) <= TOLERANCE
+
+
+def test_cancel_stops_within_a_step_and_the_next_run_works(server):
+    graph = Graph()
+    sampled(graph, *graph.load("v2-base.safetensors"), steps=1000)
+    prompt_id = server.queue(graph)
+    time.sleep(3)
+    asked = time.monotonic()
+    server.post("/interrupt", {})
+    entry = server.wait(prompt_id)
+    assert time.monotonic() - asked < 3  # some steps of this model, on a busy machine
+    assert "execution_interrupted" in dict(entry["status"]["messages"])
+    graph = Graph()
+    saved = sampled(graph, *graph.load("v2-base.safetensors"), seed=9)
+    assert saved in server.run(graph)
+
+
+def test_errors_are_those_without_comfyui(server):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-depth.safetensors")
+    sampled(graph, model, clip, vae)
+    with pytest.raises(RuntimeError, match=r"depth-guided generation.*does not sample yet"):
+        server.run(graph)
+    graph = Graph()
+    model, _, vae = graph.load("v2-base.safetensors")
+    _, clip, _ = graph.load("v1.safetensors")
+    sample = graph.add("SD2SampleImage", name="forest.png")
+    encoded = graph.add("CLIPTextEncode", clip=clip, text="a house")()
+    inpaint = graph.add(
+        "SD2VAEEncodeForInpaint",
+        positive=encoded, negative=encoded, vae=vae, image=sample(), mask=sample(1), fill="original",
+        keep_unmasked=True,
+    )  # fmt: skip
+    values = {"seed": 1, "steps": 3, "cfg": 4.0, "denoise": 1.0, "sampler_name": "ddim", "scheduler": "ldm"}
+    samples = graph.add(
+        "SD2KSampler", model=model, positive=inpaint(), negative=inpaint(1), latent_image=inpaint(2), **values
+    )()
+    graph.save(graph.add("VAEDecode", samples=samples, vae=vae)())
+    with pytest.raises(RuntimeError, match="sets inpainting conditioning, which needs kind v2-inpaint"):
+        server.run(graph)
+
+
+def test_a_replaced_file_is_read_again(server):
+    folder = server.base / "models" / "checkpoints"
+    shutil.copy(folder / "v2-base.safetensors", folder / "mine.safetensors")
+    graph = Graph()
+    saved = sampled(graph, *graph.load("mine.safetensors"))
+    first = server.run(graph)[saved]
+    shutil.copy(folder / "v2-v.safetensors", folder / "new.safetensors")
+    (folder / "new.safetensors").replace(folder / "mine.safetensors")
+    assert difference(server.run(graph)[saved], first) > TOLERANCE
+
+
+def test_another_seed_reads_and_encodes_nothing_again(server):
+    def queued(seed):
+        graph = Graph()
+        sampled(graph, *graph.load("v2-base.safetensors"), seed=seed)
+        return graph
+
+    server.run(queued(100))
+    graph = queued(101)
+    messages = dict(server.wait(server.queue(graph))["status"]["messages"])
+    ran = {node["class_type"] for name, node in graph.items() if name not in messages["execution_cached"]["nodes"]}
+    assert ran == {"SD2KSampler", "VAEDecode", "SaveImage"}
+
+
+def test_checkpoints_in_turn_do_not_pile_up(server):
+    folder = server.base / "models" / "checkpoints"
+    sizes = []
+    for number in range(10):
+        shutil.copy(folder / "v2-base.safetensors", folder / f"copy-{number}.safetensors")
+        graph = Graph()
+        sampled(graph, *graph.load(f"copy-{number}.safetensors"), steps=1, seed=number)
+        server.run(graph)
+        sizes.append(server.memory())
+    one = (folder / "v2-base.safetensors").stat().st_size
+    assert sizes[9] - sizes[3] < 2 * one
