@@ -154,8 +154,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        x = self.conv_out(F.silu(self.norm_out(x)))
-        return x
+        out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return out
 
 
 class AutoencoderKL(nn.Module):
