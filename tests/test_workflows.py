@@ -13,7 +13,7 @@ from sd2_family.headless.cli import main
 from sd2_family.headless.images import load, png_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import BUNDLED, Folders
+from sd2_family.nodes.folders import Folders
 from tiny import write_checkpoint
 
 FOLDER = Path(__file__).parent.parent / "workflows"
@@ -170,7 +170,6 @@ def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, tmp_path
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-@pytest.mark.skipif(not any(BUNDLED.glob("*.safetensors")), reason="the demo checkpoints are not in models/demo")
 def test_what_a_workflow_names_comes_with_the_pack(path, monkeypatch):
     monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
