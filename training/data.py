@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,29 +20,29 @@ CAPTIONS = 4  # wordings kept for each scene
 UNSEEN = 10_000_000  # seeds from here on are never trained on
 
 
-def _draw(seed: int) -> tuple[np.ndarray, list[str]]:
+def _draw(seed: int) -> tuple[np.ndarray, str]:
     scene = render(seed, size=SIZE)
     rng = np.random.default_rng((seed, 1))
     words = [scene.caption, *(caption(rng, scene.items, scene.background) for _ in range(CAPTIONS - 1))]
-    return scene.image, words
+    return scene.image, json.dumps({"captions": words, "boxes": [item.box for item in scene.items]})
 
 
-def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[list[str]]]:
-    """Scenes of the seeds from `first`: uint8 [count, 128, 128, 3] and their captions; drawn if not on disk yet."""
-    pictures, words = folder / f"scenes-{first}-{count}.npy", folder / f"scenes-{first}-{count}.txt"
-    if not words.exists():
+def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Scenes of the seeds from `first`, drawn if not on disk yet: uint8 [count, 128, 128, 3], and for each of them
+    its "captions" and the "boxes" (x0, y0, x1, y1) of its objects, in pixels."""
+    pictures, notes = folder / f"scenes-{first}-{count}.npy", folder / f"scenes-{first}-{count}.jsonl"
+    if not notes.exists():
         folder.mkdir(parents=True, exist_ok=True)
         store = np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, SIZE, SIZE, 3))
         lines = []
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             drawn = pool.map(_draw, range(first, first + count), chunksize=64)
-            for i, (image, captions) in enumerate(tqdm(drawn, "scenes", total=count)):
+            for i, (image, line) in enumerate(tqdm(drawn, "scenes", total=count)):
                 store[i] = image
-                lines.append("\t".join(captions))
+                lines.append(line)
         store.flush()
-        words.write_text("\n".join(lines))
-    captions = [line.split("\t") for line in words.read_text().split("\n")]
-    return np.load(pictures, mmap_mode="r"), captions
+        notes.write_text("\n".join(lines))
+    return np.load(pictures, mmap_mode="r"), [json.loads(line) for line in notes.read_text().splitlines()]
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -24,7 +24,8 @@ from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, denoiser, final_samp
 from ..samplers.guidance import cfg as guided
 from . import data, latents
 from .export import DEMO
-from .scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, plain_caption, render
+from .masks import around, binary
+from .scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Item, plain_caption, render
 from .train import psnr
 from .trainer import Plan, averaged, device, train
 
@@ -49,24 +50,9 @@ class Trial:
         return plain_caption(self.colour, self.kind, self.background)
 
 
-def mask_over(rng: np.random.Generator, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """A box, an ellipse or a scribble that covers `box` and a margin: float [size, size] of 0 and 1."""
-    image = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(image)
-    left, top, right, bottom = box
-    across, down = (right - left) * rng.uniform(0.08, 0.25), (bottom - top) * rng.uniform(0.08, 0.25)
-    left, top, right, bottom = left - across, top - down, right + across, bottom + down
-    shape = rng.integers(3)
-    if shape == 0:
-        draw.rounded_rectangle((left, top, right, bottom), 6, fill=255)
-    elif shape == 1:
-        across, down = (right - left) * 0.12, (bottom - top) * 0.12
-        draw.ellipse((left - across, top - down, right + across, bottom + down), fill=255)
-    else:
-        rows = np.linspace(top, bottom, 6)
-        path = [(x, y + rng.normal(0, 2)) for y in rows for x in (left, right)]
-        draw.line(path, fill=255, width=int((bottom - top) * 0.3), joint="curve")
-    return (np.asarray(image) > 127).astype(np.float32)
+def over(rng: np.random.Generator, item: Item) -> np.ndarray:
+    """A mask over an object and some room around it: float [H, W] of 0 and 1."""
+    return binary(around(rng, data.SIZE, item.box))
 
 
 def trials(count: int, pairs: list[tuple[str, str]], first: int) -> list[Trial]:
@@ -76,7 +62,7 @@ def trials(count: int, pairs: list[tuple[str, str]], first: int) -> list[Trial]:
         rng = np.random.default_rng((first + i, 3))
         scene = render(first + i, size=data.SIZE, count=1)
         colour, kind = pairs[i % len(pairs)]
-        made.append(Trial(scene.image, mask_over(rng, scene.items[0].box, data.SIZE), colour, kind, scene.background))
+        made.append(Trial(scene.image, over(rng, scene.items[0]), colour, kind, scene.background))
     return made
 
 
@@ -119,7 +105,7 @@ def examples(count: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
         background = str(rng.choice(BACKGROUNDS))
         scene = render(seed, size=data.SIZE, items=[PAIRS[seed % len(PAIRS)]], background=background)
         item = scene.items[0]
-        views.append(view(data.to_tensor(scene.image[None])[0], mask_over(rng, item.box, data.SIZE)))
+        views.append(view(data.to_tensor(scene.image[None])[0], over(rng, item)))
         kinds.append(KINDS.index(item.kind))
         colours.append(list(COLOURS).index(item.colour))
     return torch.stack(views), torch.tensor(kinds), torch.tensor(colours)
@@ -198,8 +184,8 @@ def rendered(cases: list[Trial]) -> list[Trial]:
     drawn = []
     for i, case in enumerate(cases):
         scene = render(4 * data.UNSEEN + i, items=[(case.colour, case.kind)], background=case.background)
-        over = mask_over(np.random.default_rng(i), scene.items[0].box, data.SIZE)
-        drawn.append(replace(case, picture=scene.image, mask=over))
+        mask = over(np.random.default_rng(i), scene.items[0])
+        drawn.append(replace(case, picture=scene.image, mask=mask))
     return drawn
 
 

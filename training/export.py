@@ -52,7 +52,6 @@ def main() -> None:
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.folder)
     read = latents.load(arguments.folder, autoencoder, AUTOENCODER.scale, SCENES).tokens.unique()
-    autoencoder.load_state_dict(averaged(arguments.folder / "decoder.pt"))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for phase, (name, title, prediction) in FILES.items():
         if not (arguments.folder / f"{phase}.pt").exists():

@@ -54,8 +54,10 @@ def load(folder: Path, autoencoder: AutoencoderKL, scale: float, count: int) -> 
 
 
 def _compute(folder: Path, autoencoder: AutoencoderKL, scale: float, count: int) -> dict[str, Tensor]:
-    scenes, captions = data.scenes(folder, count)
-    masks = np.stack([random_mask(np.random.default_rng((seed, 2)), data.SIZE, everything=0) for seed in range(count)])
+    scenes, notes = data.scenes(folder, count)
+    masks = np.stack(
+        [random_mask(np.random.default_rng((seed, 2)), data.SIZE, note["boxes"]) for seed, note in enumerate(notes)]
+    )
     pictures, masked = [], []
     for i in tqdm(range(0, count, BATCH), "latents"):
         batch = data.to_tensor(scenes[i : i + BATCH])
@@ -64,7 +66,7 @@ def _compute(folder: Path, autoencoder: AutoencoderKL, scale: float, count: int)
         masked.append(encode(autoencoder, scale, batch * kept))
     return {
         "pictures": torch.cat(pictures),
-        "tokens": torch.stack([torch.stack([tokens_of(text) for text in texts]) for texts in captions]),
+        "tokens": torch.stack([torch.stack([tokens_of(text) for text in note["captions"]]) for note in notes]),
         "masks": F.max_pool2d(torch.from_numpy(masks)[:, None], data.SIZE // pictures[0].shape[-1]),
         "masked": torch.cat(masked),
         "grey": encode(autoencoder, scale, torch.zeros(1, 3, data.SIZE, data.SIZE)),

@@ -1,9 +1,13 @@
-"""Random masks in the manner of LaMa (Suvorov et al. 2021, arXiv:2109.07161): thick strokes, boxes, or everything."""
+"""Random masks: strokes and boxes as LaMa draws them (Suvorov et al. 2021, arXiv:2109.07161), or around an object."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
+
+Box = Sequence[float]
 
 
 def strokes(rng: np.random.Generator, size: int) -> Image.Image:
@@ -37,9 +41,36 @@ def boxes(rng: np.random.Generator, size: int) -> Image.Image:
     return mask
 
 
-def random_mask(rng: np.random.Generator, size: int, everything: float = 0.25) -> np.ndarray:
-    """A mask [size, size] of 0 and 1 (1 = repaint); all ones with probability `everything`."""
-    if rng.random() < everything:
-        return np.ones((size, size), np.float32)
-    mask = (strokes if rng.random() < 0.5 else boxes)(rng, size)
+def around(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
+    """A rounded box, an ellipse or a scribble over the object in `box` (x0, y0, x1, y1) and a margin."""
+    mask = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(mask)
+    left, top, right, bottom = box
+    across, down = (right - left) * rng.uniform(0.12, 0.4), (bottom - top) * rng.uniform(0.12, 0.4)
+    left, top, right, bottom = left - across, top - down, right + across, bottom + down
+    shape = rng.integers(3)
+    if shape == 0:
+        draw.rounded_rectangle((left, top, right, bottom), 6, fill=255)
+    elif shape == 1:
+        across, down = (right - left) * 0.12, (bottom - top) * 0.12
+        draw.ellipse((left - across, top - down, right + across, bottom + down), fill=255)
+    else:
+        rows = np.linspace(top, bottom, 6)
+        path = [(x, y + rng.normal(0, 2)) for y in rows for x in (left, right)]
+        draw.line(path, fill=255, width=int((bottom - top) * 0.3), joint="curve")
+    return mask
+
+
+def random_mask(rng: np.random.Generator, size: int, objects: Sequence[Box]) -> np.ndarray:
+    """Strokes, boxes, or the surroundings of one of the `objects`: float [size, size] of 0 and 1 (1 = repaint)."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return binary(strokes(rng, size))
+    if kind == 1:
+        return binary(boxes(rng, size))
+    return binary(around(rng, size, objects[rng.integers(len(objects))]))
+
+
+def binary(mask: Image.Image) -> np.ndarray:
+    """float [H, W] of 0 and 1."""
     return (np.asarray(mask) > 127).astype(np.float32)

@@ -16,9 +16,15 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
+    # x <- p x with p = a + b g + c g^2, g = x x^T; p and g commute, so the small squares are iterated instead of x
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        p = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal().add_(a)
+        product = p @ product
+        gram = p @ gram @ p
+    x = product @ x
     return x if wide is matrix else x.T
 
 

@@ -4,7 +4,6 @@
     python -m sd2_family.training.train base          # text to image, eps objective; the text tower learns along
     python -m sd2_family.training.train v             # the base resumed with the v objective
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
-    python -m sd2_family.training.train decoder       # the autoencoder's decoder resumed alone: sharper, same latents
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
 its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it.
@@ -20,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.clip_text import OpenCLIPText
@@ -40,17 +38,18 @@ UNET = UNetSpec(
     self_attention=(True, True, True),
     context_dim=TEXT.width,
 )
-SCENES = 12_000
+SCENES = 20_000
 CROP = 64
 DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
 EVERYTHING = 0.25  # inpainting: pictures masked as a whole
+LOG_SIGMA = 0.3, 1.2  # mean and deviation of the noise levels trained on
+HEAVIEST = 10.0  # limit of an error's weight
 
 PLANS = {
-    "autoencoder": Plan(steps=2_600, batch=8, rate=2e-3),
-    "base": Plan(steps=2_600, batch=32, rate=1.5e-3),
-    "v": Plan(steps=300, batch=32, rate=5e-4),
-    "inpaint": Plan(steps=2_600, batch=32, rate=2e-3),
-    "decoder": Plan(steps=1_000, batch=8, rate=1.5e-3),
+    "autoencoder": Plan(steps=7_000, batch=8, rate=2e-3),
+    "base": Plan(steps=3_500, batch=32, rate=2e-3),
+    "v": Plan(steps=600, batch=32, rate=1e-3),
+    "inpaint": Plan(steps=6_000, batch=32, rate=2e-3),
 }
 
 
@@ -64,15 +63,21 @@ def branches_start_at_zero(model: nn.Module) -> None:
 def autoencoder_loss(
     pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
-    """The pixels' loss and a little KL, on random crops."""
-    corners = choices.integers(0, data.SIZE - CROP + 1, (batch, 2))
+    """The pixels' loss and a little KL, on random crops: of two, the one in which more happens."""
+    corners = choices.integers(0, data.SIZE - CROP + 1, (batch, 2, 2))
     index = choices.integers(0, len(pictures), batch)
-    crops = np.stack([pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corners, strict=True)])
-    x = data.to_tensor(crops).to(device())
+    pairs = zip(index, corners, strict=True)
+    crops = [max((pictures[i, y : y + CROP, x : x + CROP] for y, x in places), key=detail) for i, places in pairs]
+    x = data.to_tensor(np.stack(crops)).to(device())
     mean, logvar = model.moments(x)
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return pixel_loss(model.decode(z) - x) + 1e-4 * kl
+
+
+def detail(crop: np.ndarray) -> float:
+    """The mean step between pixels side by side, in grey levels."""
+    return float(np.abs(np.diff(crop.astype(np.int16), axis=1)).mean())
 
 
 def pixel_loss(error: Tensor) -> Tensor:
@@ -120,36 +125,6 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
     return model
 
 
-def decoder_loss(
-    pictures: np.ndarray,
-    z: Tensor,
-    batch: int,
-    model: nn.Module,
-    choices: np.random.Generator,
-    noise: torch.Generator,
-) -> Tensor:
-    """The pixels' loss of crops decoded from the pictures' latents, noised a little as a sampler leaves them."""
-    factor, side = AUTOENCODER.factor, CROP // AUTOENCODER.factor
-    index = choices.integers(0, len(z), batch)
-    corners = choices.integers(0, z.shape[-1] - side + 1, (batch, 2))
-    places = list(zip(index, corners, strict=True))
-    part = torch.stack([z[i, :, y : y + side, x : x + side] for i, (y, x) in places]).to(device())
-    part = part + 0.03 * torch.randn(part.shape, generator=noise, device=part.device)
-    crops = [pictures[i, y * factor : y * factor + CROP, x * factor : x * factor + CROP] for i, (y, x) in places]
-    return pixel_loss(model.decode(part / AUTOENCODER.scale) - data.to_tensor(np.stack(crops)).to(device()))
-
-
-def train_decoder(folder: Path, plan: Plan) -> None:
-    model = load_autoencoder(folder)
-    z = latents.load(folder, model, AUTOENCODER.scale, SCENES).pictures
-    pictures, _ = data.scenes(folder, SCENES)
-    unseen, _ = data.scenes(folder, 64, data.UNSEEN)
-    for part in (model.decoder, model.post_quant_conv):
-        part.requires_grad_(True)
-    loss = partial(decoder_loss, pictures, z, plan.batch)
-    train(model, loss, plan, folder / "decoder.pt", lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
-
-
 class TextToImage(nn.Module):
     """The denoiser with the text tower that learns beside it."""
 
@@ -174,12 +149,14 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the predicted noise, or velocity, at random timesteps (arXiv:2006.11239, 2202.00512).
 
+    Noise levels around 1, where shapes are decided, are drawn most (log-normal: arXiv:2206.00364, table 1), and an
+    error in the noise counts by what it does to the velocity, (1 + sigma^2) |eps - eps'|^2, up to a limit.
     A model with nine input channels also gets the mask and the masked picture's latents, in that order.
     """
     index = torch.from_numpy(choices.integers(0, len(scenes.pictures), batch))
     tokens = scenes.tokens[index, torch.from_numpy(choices.integers(0, scenes.tokens.shape[1], batch))]
     tokens = torch.where(torch.from_numpy(choices.random(batch) < DROPPED)[:, None], latents.tokens_of(""), tokens)
-    t = torch.from_numpy(choices.integers(0, 1000, batch))
+    t = timesteps(choices, batch)
     a = NoiseSchedule().alphas_cumprod[t].float()[:, None, None, None]
     x0 = scenes.pictures[index]
     eps = torch.randn(x0.shape, generator=noise, device=noise.device).cpu()
@@ -189,7 +166,16 @@ def diffusion_loss(
         inputs += [torch.where(whole, 1.0, scenes.masks[index]), torch.where(whole, scenes.grey, scenes.masked[index])]
     target = eps if objective == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * x0
     x = torch.cat(inputs, dim=1).to(device(), memory_format=torch.channels_last)
-    return F.mse_loss(model(x, t.to(device()), tokens.to(device())), target.to(device()))
+    error = (model(x, t.to(device()), tokens.to(device())) - target.to(device())).square().mean((1, 2, 3))
+    weight = (1 / a).clamp(max=HEAVIEST).flatten() if objective == "epsilon" else torch.ones(batch)
+    return (weight.to(device()) * error).mean()
+
+
+def timesteps(choices: np.random.Generator, count: int) -> Tensor:
+    """int64 [count]: those whose sigma = sqrt((1 - a) / a) lies nearest above draws of a log-normal."""
+    sigmas = NoiseSchedule().sigmas.float()
+    drawn = np.exp(choices.normal(*LOG_SIGMA, count)).astype(np.float32)
+    return torch.searchsorted(sigmas, torch.from_numpy(drawn)).clamp(max=len(sigmas) - 1)
 
 
 def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
@@ -219,7 +205,6 @@ PHASES = {
     "base": partial(train_diffusion, "base"),
     "v": partial(train_diffusion, "v"),
     "inpaint": partial(train_diffusion, "inpaint"),
-    "decoder": train_decoder,
 }
 
 

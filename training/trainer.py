@@ -18,7 +18,7 @@ from .muon import Muon, suits
 
 WARMUP = 50
 AVERAGE = 0.998  # decay of the averaged weights
-SAVE_EVERY = 250
+SAVE_EVERY = 500
 
 
 @dataclass(frozen=True, kw_only=True)

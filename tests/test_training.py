@@ -1,0 +1,102 @@
+"""How the demo checkpoint is trained: resumable, deterministic, and a resumed model starts as what it resumes."""
+
+import numpy as np
+import pytest
+import torch
+from sd2_family.models.specs import UNetSpec
+from sd2_family.models.unet import UNet
+from sd2_family.samplers.schedule import NoiseSchedule
+from sd2_family.training import masks, train, trainer
+from sd2_family.training.muon import orthogonalise
+from torch import nn
+from torch.nn import functional as F
+
+PLAN = trainer.Plan(steps=6, batch=4, rate=1e-2)
+
+
+def a_loss(model, choices, noise):
+    x = torch.from_numpy(choices.standard_normal((PLAN.batch, 16))).float()
+    return F.mse_loss(model(x), torch.randn(PLAN.batch, 16, generator=noise))
+
+
+def a_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+
+
+def test_a_stopped_run_takes_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
+    whole = trainer.train(a_model(), a_loss, PLAN, tmp_path / "whole.pt")
+
+    class Stopped(Exception):
+        pass
+
+    def stops(model, choices, noise):
+        if stops.left == 0:
+            raise Stopped
+        stops.left -= 1
+        return a_loss(model, choices, noise)
+
+    stops.left = 5  # one step is lost: the state on disk is that of step 4
+    with pytest.raises(Stopped):
+        trainer.train(a_model(), stops, PLAN, tmp_path / "parts.pt")
+    resumed = trainer.train(a_model(), a_loss, PLAN, tmp_path / "parts.pt")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16), (24, 24)])
+def test_muon_steps_along_the_polar_factor(shape):
+    torch.manual_seed(1)
+    matrix = torch.randn(shape)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    step = orthogonalise(matrix)
+    inside = u.T @ step @ vh.T
+    values = inside.diagonal()[s > 0.05 * s[0]]
+    assert values.min() > 0.6  # the quintic ends within about 0.7..1.2 (Jordan et al.)
+    assert values.max() < 1.3
+    assert (inside - inside.diagonal().diag()).abs().max() < 1e-3  # the same singular vectors
+
+
+def test_five_more_channels_change_nothing_at_first():
+    torch.manual_seed(2)
+    spec = UNetSpec(
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention=(False, True),
+        self_attention=(True, True),
+        context_dim=16,
+    )
+    unet = UNet(spec).eval()
+    x, t, context = torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), torch.randn(2, 77, 16)
+    with torch.no_grad():
+        before = unet(x, t, context)
+        train.widen(unet, 9)
+        after = unet(torch.cat([x, torch.randn(2, 5, 8, 8)], dim=1), t, context)
+    assert unet.spec.in_channels == 9
+    assert torch.allclose(before, after, atol=1e-5)  # values near 1, added up in another order
+    assert before.abs().max() > 0.01
+
+
+def test_timesteps_follow_the_log_normal():
+    t = train.timesteps(np.random.default_rng(0), 20_000)
+    logs = NoiseSchedule().sigmas.float().log()[t]
+    mean, deviation = train.LOG_SIGMA
+    assert t.min() >= 0
+    assert t.max() <= 999
+    assert abs(logs.median().item() - mean) < 0.05  # 20,000 draws: the median's error is about 0.01
+    between = (logs > mean - deviation) & (logs < mean + deviation)
+    assert abs(between.float().mean().item() - 0.683) < 0.02
+
+
+def test_masks_are_binary_and_cover_their_object():
+    covered = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        mask = masks.random_mask(rng, 128, [(40, 50, 80, 90)])
+        assert mask.shape == (128, 128)
+        assert set(np.unique(mask)) == {0.0, 1.0}
+        around = masks.binary(masks.around(rng, 128, (40, 50, 80, 90)))
+        covered.append(around[52:88, 42:78].mean())
+    assert min(covered) > 0.9  # a scribble may leave a corner
