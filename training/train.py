@@ -46,10 +46,10 @@ LOG_SIGMA = 0.3, 1.2  # mean and deviation of the noise levels trained on
 HEAVIEST = 10.0  # limit of an error's weight
 
 PLANS = {
-    "autoencoder": Plan(steps=7_000, batch=8, rate=2e-3),
-    "base": Plan(steps=3_500, batch=32, rate=2e-3),
+    "autoencoder": Plan(steps=5_000, batch=8, rate=2e-3),
+    "base": Plan(steps=3_000, batch=32, rate=2e-3),
     "v": Plan(steps=600, batch=32, rate=1e-3),
-    "inpaint": Plan(steps=6_000, batch=32, rate=2e-3),
+    "inpaint": Plan(steps=5_000, batch=32, rate=2e-3),
 }
 
 
