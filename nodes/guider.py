@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.specs import ModelSpec
+from ..models.specs import SPECS, ModelSpec
 from ..samplers import Denoise, denoiser, guide
 from . import masks
 from .wires import Conditioning
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INPAINT_CHANNELS = 9  # the noisy latent, the mask, the masked picture's latent
 UNDERSTOOD = {"pooled_output", "strength", "concat_latent_image", "concat_mask"}
 INPAINT_KEYS = {"concat_latent_image", "concat_mask"}
+GREY = (0.8223, -0.6876, 0.6364, 0.1380)  # of the published autoencoder, scaled
 MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
 
 
@@ -114,7 +115,8 @@ def _inpaint_channels(model: Model, options: dict[str, Any], latent: Tensor, mas
     scale = model.spec.autoencoder.scale
     mask, picture = options.get("concat_mask", mask), options.get("concat_latent_image")
     if mask is None:
-        mask, picture = latent.new_ones(1, 1, height, width), scale * _grey(model, height, width)
+        mask = latent.new_ones(1, 1, height, width)
+        picture = grey_latent(model.spec, model.vae.encode).expand(1, -1, height, width)
     elif picture is None:
         picture = latent
     else:
@@ -125,13 +127,16 @@ def _inpaint_channels(model: Model, options: dict[str, Any], latent: Tensor, mas
     return torch.cat([masks.fit_batch(x, len(latent)).to(latent.device) for x in (mask, picture)], dim=1)
 
 
-def _grey(model: Model, height: int, width: int) -> Tensor:
-    """The latent of a picture that is masked everywhere.
+def grey_latent(spec: ModelSpec, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """[1, 4, 1, 1], scaled: the colour that a picture masked everywhere has in latents, ComfyUI's choice at any size.
 
-    ComfyUI has constants for it, which hold for the published autoencoder only; each file's own is asked here.
+    ComfyUI's constants hold for the published autoencoder; a narrow one's own is asked for.
+    encode: pictures [B, H, W, 3] in 0..1 -> latents, unscaled.
     """
-    factor = model.vae.downscale_ratio
-    return model.vae.encode(torch.full((1, height * factor, width * factor, 3), 0.5))
+    if spec.autoencoder == SPECS[spec.kind].autoencoder:
+        return torch.tensor(GREY).reshape(1, 4, 1, 1)
+    grey = encode(torch.full((1, 64, 64, 3), 0.5))[:, :, 2:-2, 2:-2]  # the border sees the padding
+    return spec.autoencoder.scale * grey.float().mean((2, 3), keepdim=True)
 
 
 def keep_unmasked(denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor) -> Denoise:

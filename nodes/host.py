@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,8 +204,8 @@ def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, 
     model.sd2_name, model.sd2_spec = file.inspection.name, file.spec
     if file.spec.unet.in_channels == guider.INPAINT_CHANNELS:
         model.set_inpaint()
-        if file.spec.autoencoder != SPECS[file.kind].autoencoder:  # ComfyUI's constants hold for the published one
-            model.blank_inpaint_image_like = _blank(file.autoencoder, file.spec.autoencoder.scale)
+        grey = guider.grey_latent(file.spec, lambda pixels: _encode(file.autoencoder, pixels))
+        model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent).clone()
     _archive_dtypes(model.diffusion_model)
     management = comfy.model_management
     return _patcher_class(disable_dynamic)(
@@ -257,11 +257,9 @@ def _unet_config(spec: UNetSpec) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _blank(autoencoder: AutoencoderKL, scale: float) -> Callable[[Tensor], Tensor]:
-    """What an inpainting model sees of a picture that is masked everywhere: the latent of grey, at any size."""
-    grey = torch.zeros(1, 3, 64, 64, dtype=autoencoder.dtype)
-    colour = autoencoder.encode(grey).float()[:, :, 2:-2, 2:-2].mean((2, 3), keepdim=True) * scale
-    return lambda latent: colour.to(latent).expand_as(latent).clone()
+def _encode(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3] in 0..1 -> latents [B, 4, h, w], while nothing has been moved from where it was read."""
+    return autoencoder.encode(2 * pixels.movedim(-1, 1).to(autoencoder.dtype) - 1)
 
 
 def _clip(tower: TextTower, dtype: torch.dtype | None, disable_dynamic: bool) -> Comfy:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from sd2_family.models.specs import SPECS
 from sd2_family.nodes import folders, guider, host, pictures, pixels, standalone
 from sd2_family.nodes.noise import starting_noise, step_noise
 from sd2_family.nodes.tiling import tiled
@@ -336,14 +337,19 @@ def test_combined_prompts_are_averaged_by_strength(load):
     assert torch.allclose(mixed, 0.75 * x0(first) + 0.25 * x0(second), rtol=1e-4, atol=1e-4)  # float32 sums
 
 
-def test_an_inpainting_model_without_inpainting_conditioning_sees_a_grey_picture(inpaint):
-    positive, negative = prompts(inpaint)
-    empty = {"samples": torch.zeros(1, 4, 8, 8)}
-    everything = call(
-        "SD2VAEEncodeForInpaint", positive, negative, inpaint.vae, picture(), torch.ones(1, 64, 64), "grey", False
-    )
-    expected = sample(inpaint, everything[0], everything[1], empty)["samples"]
-    assert torch.equal(sample(inpaint, positive, negative, empty)["samples"], expected)
+def test_an_inpainting_model_without_inpainting_conditioning_sees_one_grey_everywhere(inpaint):
+    """ComfyUI's rule: the latent of a grey picture's middle, constant, with a mask of ones."""
+    sides = prompts(inpaint)
+    empty = {"samples": torch.zeros(1, 4, 8, 16)}
+    grey = inpaint.vae.encode(torch.full((1, 64, 64, 3), 0.5))[:, :, 2:-2, 2:-2].mean((2, 3), keepdim=True)
+    given = {"concat_latent_image": grey.expand(1, 4, 8, 16), "concat_mask": torch.ones(1, 1, 64, 128)}
+    expected = sample(inpaint, *([[context, given]] for ((context, _),) in sides), empty)["samples"]
+    assert torch.allclose(sample(inpaint, *sides, empty)["samples"], expected, atol=1e-5)
+
+
+def test_the_grey_of_the_published_autoencoder_is_comfyuis_constant():
+    grey = guider.grey_latent(SPECS["v1-inpaint"], encode=lambda pixels: pytest.fail("it is known"))
+    assert grey.flatten().tolist() == pytest.approx([0.8223, -0.6876, 0.6364, 0.138])
 
 
 def test_progress_is_reported(load):
