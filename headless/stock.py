@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..nodes import ksampler
+from ..nodes.standalone import Sampling
 from .files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
 from .images import to_picture
 
@@ -130,6 +132,34 @@ class RepeatLatentBatch:
             span = max(first) - min(first) + 1
             repeated["batch_index"] = [index + copy * span for copy in range(amount) for index in first]
         return (repeated,)
+
+
+class KSampler:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        seed = {"default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True}
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "seed": ("INT", seed),
+                "steps": ("INT", {"default": 20, "min": 1, "max": 10000}),
+                "cfg": ("FLOAT", {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1}),
+                "sampler_name": (ksampler.SAMPLER_NAMES,),
+                "scheduler": (ksampler.SCHEDULER_NAMES,),
+                "positive": ("CONDITIONING",),
+                "negative": ("CONDITIONING",),
+                "latent_image": ("LATENT",),
+                "denoise": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}),
+            }
+        }
+
+    def sample(
+        self, model: Wire, positive: Wire, negative: Wire, latent_image: Latent, **widgets: Wire
+    ) -> tuple[Latent]:
+        return (ksampler.sample(model, Sampling(**widgets), positive, negative, latent_image),)
 
 
 def _repeat(batch: Tensor, count: int) -> Tensor:
@@ -293,6 +323,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "ImageScale": ImageScale,
     "ImageToMask": ImageToMask,
     "InvertMask": InvertMask,
+    "KSampler": KSampler,
     "LoadImage": LoadImage,
     "LoadImageMask": LoadImageMask,
     "MaskToImage": MaskToImage,
@@ -312,6 +343,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "ImagePadForOutpaint": "Pad Image for Outpainting",
     "ImageScale": "Upscale Image",
     "ImageToMask": "Convert Image to Mask",
+    "KSampler": "KSampler",
     "LoadImage": "Load Image",
     "LoadImageMask": "Load Image (as Mask)",
     "MaskToImage": "Convert Mask to Image",

@@ -231,8 +231,12 @@ def sample(
     latent: Tensor,
     noise: Tensor,
     mask: Tensor | None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled.
+
+    start: x at the first sigma, where it is not to be the reference's.
+    """
     check(model.name, model.spec, positive, negative)
     check_understood(positive, negative)
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
@@ -249,6 +253,8 @@ def sample(
         denoise = keep_unmasked(denoise, original, noise, mask)
     # a whole run starts from noise alone, as the reference does, whatever the latent holds
     x = initial_sample(noise, float(sigmas[0]), original if sampling.denoise < 1 else None)
+    if start is not None:
+        x = start.to(device)
     options = solver_options(sampling.sampler_name, sampling.eta)
     step = step_noise(original, sampling.seed)
     x = SAMPLERS[sampling.sampler_name](denoise, x, sigmas, noise=step, callback=_report, **options)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from sd2_family.headless import stock
 from sd2_family.models.specs import SPECS
 from sd2_family.nodes import folders, guider, host, pictures, pixels, standalone
 from sd2_family.nodes.noise import starting_noise, step_noise
@@ -350,6 +351,40 @@ def test_an_inpainting_model_without_inpainting_conditioning_sees_one_grey_every
 def test_the_grey_of_the_published_autoencoder_is_comfyuis_constant():
     grey = guider.grey_latent(SPECS["v1-inpaint"], encode=lambda pixels: pytest.fail("it is known"))
     assert grey.flatten().tolist() == pytest.approx([0.8223, -0.6876, 0.6364, 0.138])
+
+
+def stock_sample(file, sides, latent, **values):
+    widgets = {"seed": 3, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    return stock.KSampler().sample(file.model, *sides, latent, **{**widgets, **values})[0]["samples"]
+
+
+@pytest.mark.parametrize(("denoise", "sampler"), [(1.0, "heun"), (0.6, "dpmpp_2m")])
+def test_stock_sampler_agrees_with_ours_where_both_start_alike(load, denoise, sampler):
+    file = load("v2-v")
+    latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)) if denoise < 1 else torch.zeros(1, 4, 8, 8)
+    values = {"seed": 3, "steps": 3, "cfg": 4.0, "sampler_name": sampler, "scheduler": "normal", "denoise": denoise}
+    ours = sample(file, *prompts(file), {"samples": latent}, **values)["samples"]
+    assert torch.equal(stock_sample(file, prompts(file), {"samples": latent}, **values), ours)
+
+
+def test_stock_sampler_adds_the_latent_to_a_whole_run_and_ours_does_not(load):
+    file = load("v2-base")
+    full, empty = ({"samples": 9 * value} for value in (torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)))
+    values = {"steps": 2, "sampler_name": "euler", "scheduler": "normal"}
+    assert torch.equal(*(sample(file, *prompts(file), latent, **values)["samples"] for latent in (full, empty)))
+    assert not torch.allclose(*(stock_sample(file, prompts(file), latent, steps=2) for latent in (full, empty)))
+
+
+def test_stock_ddim_is_euler_that_holds_what_is_kept_at_other_noise(load):
+    file = load("v2-base")
+    latent = {"samples": torch.ones(1, 4, 8, 8)}
+    masked = {**latent, "noise_mask": torch.ones(1, 1, 64, 32).cumsum(2) / 64}
+    ddim, euler = (
+        [stock_sample(file, prompts(file), one, sampler_name=name) for one in (latent, masked)]
+        for name in ("ddim", "euler")
+    )
+    assert torch.equal(ddim[0], euler[0])
+    assert not torch.allclose(ddim[1], euler[1], atol=1e-3)
 
 
 def test_progress_is_reported(load):

@@ -353,6 +353,7 @@ WIDGETS = {  # the widget order of ComfyUI 0.3.64, which saved workflows rely on
     "ImagePadForOutpaint": ["left", "top", "right", "bottom", "feathering"],
     "CLIPTextEncode": ["text"],
     "CLIPVisionEncode": ["crop"],
+    "KSampler": ["seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"],
     "ImageToMask": ["channel"],
     "RepeatLatentBatch": ["amount"],
 }
