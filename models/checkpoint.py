@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL
 from .clip_text import CLIPText, OpenCLIPText, TextTower, from_hugging_face
 from .files import WeightsFile, read
-from .specs import SPECS, AutoencoderSpec, ModelSpec, Prediction, TextSpec, UNetSpec
+from .midas import DPTHybrid, depth_spec
+from .specs import SPECS, AutoencoderSpec, DepthSpec, ModelSpec, Prediction, TextSpec, UNetSpec
 from .unet import UNet
 
 State = dict[str, Tensor]
 
 _UNET, _AUTOENCODER, _TEXT, _EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
-_EXTRAS = ("depth_model", "embedder", "noise_augmentor", "low_scale_model")
+_DEPTH = "depth_model.model."
+_EXTRAS = ("embedder", "noise_augmentor", "low_scale_model")
 
 # what a file without the three parts is, by its keys; the first match speaks
 _OTHER_FILES = (
@@ -84,13 +86,14 @@ class Inspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded checkpoint: three frozen modules, and the rest of the file by part for those who need it."""
+    """A loaded checkpoint: its frozen modules, and the rest of the file by part for those who need it."""
 
     inspection: Inspection
     unet: UNet
     autoencoder: AutoencoderKL
     text: TextTower
-    extras: dict[str, State]  # depth_model, embedder, noise_augmentor, low_scale_model
+    depth: DPTHybrid | None  # in depth checkpoints that hold theirs
+    extras: dict[str, State]  # embedder, noise_augmentor, low_scale_model
 
     @property
     def kind(self) -> str:
@@ -118,6 +121,7 @@ class _Parts:
     unet: State
     autoencoder: State
     text: State
+    depth: State  # empty in most files
     extras: dict[str, State]
     openclip: bool
     ema: bool
@@ -158,7 +162,25 @@ def load_checkpoint(
         if prepare is not None:
             prepare(module)
         _fill(module, state, file.name, prefix, dtype)
-    return Checkpoint(inspection=inspection, unet=unet, autoencoder=autoencoder, text=text, extras=parts.extras)
+    return Checkpoint(
+        inspection=inspection,
+        unet=unet,
+        autoencoder=autoencoder,
+        text=text,
+        depth=_depth_estimator(spec.depth, parts.depth, file.name),
+        extras=parts.extras,
+    )
+
+
+def _depth_estimator(spec: DepthSpec | None, state: State, name: str) -> DPTHybrid | None:
+    """The estimator in the file's own dtype: whoever runs it chooses, for depth is made once and wants precision."""
+    if spec is None:
+        return None
+    with torch.device("meta"):
+        depth = DPTHybrid(spec)
+    _check_keys(depth.state_dict(), state, name, _DEPTH)
+    _fill(depth, state, name, _DEPTH, None)
+    return depth
 
 
 def _split(file: WeightsFile) -> _Parts:
@@ -175,6 +197,7 @@ def _split(file: WeightsFile) -> _Parts:
         unet=complete if ema else unet,
         autoencoder=autoencoder,
         text=text if openclip else from_hugging_face(text),
+        depth=_under(file.tensors, _DEPTH),
         extras={name: state for name, state in extras.items() if state},
         openclip=openclip,
         ema=ema,
@@ -199,6 +222,7 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
         unet = _unet_spec(parts.unet, base.unet)
         autoencoder = _autoencoder_spec(parts.autoencoder, base.autoencoder)
         text = _text_spec(parts.text, base.text)
+        depth = depth_spec(parts.depth) if base.depth and parts.depth else None
     except KeyError as error:
         raise ValueError(f"{file.name} holds no {error.args[0]}; download it again or choose another") from error
     except IndexError as error:
@@ -213,9 +237,11 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
     if kind == "v2-base" and prediction == "v_prediction":
         base = SPECS["v2-v"]
     states = {"unet": parts.unet, "autoencoder": parts.autoencoder, "text": parts.text, **parts.extras}
+    if parts.depth:
+        states["depth_model"] = parts.depth
     return Inspection(
         name=file.name,
-        spec=replace(base, unet=unet, autoencoder=autoencoder, text=text, prediction=prediction),
+        spec=replace(base, unet=unet, autoencoder=autoencoder, text=text, depth=depth, prediction=prediction),
         reason=reason,
         zero_terminal_snr="ztsnr" in file.tensors,
         ema=parts.ema,

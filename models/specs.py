@@ -60,6 +60,30 @@ class TextSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthSpec:
+    """Sizes of the depth estimator (`models.midas.DPTHybrid`)."""
+
+    stem: int = 64
+    channels: tuple[int, ...] = (
+        256,
+        512,
+        1024,
+    )  # of the ResNet's stages, multiples of 128 for its norms
+    depths: tuple[int, ...] = (3, 4, 9)
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    grid: int = 24  # tokens along one side of the square that the position embedding was learnt on
+    features: int = 256  # channels of the maps that are fused
+    classes: int = 1000  # of a classifier that is not used; the files hold it
+
+    @property
+    def side(self) -> int:
+        """Pixels along one side of that square."""
+        return 16 * self.grid
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One kind of checkpoint: what is inside, what it predicts, and on which noise schedule."""
 
@@ -69,6 +93,7 @@ class ModelSpec:
     unet: UNetSpec = UNetSpec()
     autoencoder: AutoencoderSpec = AutoencoderSpec()
     text: TextSpec = TextSpec()
+    depth: DepthSpec | None = None
     prediction: Prediction = "epsilon"
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -118,6 +143,7 @@ SPECS: dict[str, ModelSpec] = {
             file="512-depth-ema.safetensors",
             task="depth-guided generation",
             unet=replace(_UNET_V2, in_channels=5),
+            depth=DepthSpec(),
         ),
         replace(
             _UNCLIP,

@@ -49,7 +49,10 @@ def test_every_kind_is_recognised_with_its_own_sizes(tmp_path, kind):
     assert all(torch.equal(tensor, state[UNET + key]) for key, tensor in unet.items())
     vae = loaded.autoencoder.state_dict()
     assert all(torch.equal(tensor, state["first_stage_model." + key]) for key, tensor in vae.items())
-    for module in (loaded.unet, loaded.autoencoder, loaded.text):
+    if kind == "v2-depth":
+        depth = loaded.depth.state_dict()
+        assert all(torch.equal(tensor, state["depth_model.model." + key]) for key, tensor in depth.items())
+    for module in filter(None, (loaded.unet, loaded.autoencoder, loaded.text, loaded.depth)):
         assert not module.training
         assert not any(tensor.is_meta or tensor.requires_grad for tensor in module.state_dict(keep_vars=True).values())
 
@@ -86,6 +89,34 @@ def test_extra_parts_are_kept_by_name(write):
         "noise_augmentor": ["betas"],
     }
     assert loaded.inspection.sizes["embedder"] == 6
+
+
+def test_the_depth_estimator_is_named_and_keeps_its_dtype(tmp_path):
+    path = write_checkpoint(tmp_path / "x.safetensors", "v2-depth", dtype=torch.float16)
+    loaded = load_checkpoint(path, dtype=torch.bfloat16)
+    assert loaded.report.splitlines()[2].endswith("depth_model 0.7 M float16")
+    assert {parameter.dtype for parameter in loaded.depth.parameters()} == {torch.float16}
+
+
+def test_a_depth_checkpoint_may_lack_its_estimator(write):
+    state = {key: tensor for key, tensor in tiny_state("v2-depth").items() if not key.startswith("depth_model.")}
+    loaded = load_checkpoint(write(state))
+    assert loaded.kind == "v2-depth"
+    assert loaded.depth is None
+
+
+@pytest.mark.parametrize(
+    "key", ["pretrained.model.blocks.1.mlp.fc2.weight", "scratch.refinenet4.resConfUnit1.conv1.bias"]
+)
+def test_a_near_miss_in_the_depth_estimator_is_refused_by_name(write, key):
+    state = tiny_state("v2-depth")
+    key = "depth_model.model." + key
+    state[key] = state[key][1:]
+    with pytest.raises(ValueError, match=rf"under depth_model.model.: keys 1 misshapen \({key[18:]}.*choose another"):
+        load_checkpoint(write(state))
+    del state[key]
+    with pytest.raises(ValueError, match=rf"1 missing \({key[18:]}"):
+        load_checkpoint(write(state))
 
 
 def test_dtype_converts_every_part(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from checkpoint_layouts import layout
 from sd2_family.models.autoencoder import AutoencoderKL
+from sd2_family.models.midas import DPTHybrid
 from sd2_family.models.specs import SPECS
 from sd2_family.models.unet import UNet
 
@@ -24,3 +25,9 @@ def test_autoencoder_has_the_tensors_of_the_official_file(kind):
     with torch.device("meta"):
         autoencoder = AutoencoderKL(SPECS[kind].autoencoder)
     assert shapes(autoencoder) == layout(kind, "first_stage_model.")
+
+
+def test_depth_estimator_has_the_tensors_of_the_official_file():
+    with torch.device("meta"):
+        network = DPTHybrid(SPECS["v2-depth"].depth)
+    assert shapes(network) == layout("v2-depth", "depth_model.model.")

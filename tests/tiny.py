@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 from sd2_family.models.autoencoder import AutoencoderKL
 from sd2_family.models.clip_text import CLIPText, OpenCLIPText
-from sd2_family.models.specs import SPECS
+from sd2_family.models.midas import DPTHybrid
+from sd2_family.models.specs import SPECS, DepthSpec
 from sd2_family.models.unet import UNet
 
 SCHEDULE_BUFFERS = (
@@ -24,6 +25,9 @@ SCHEDULE_BUFFERS = (
     "sqrt_recipm1_alphas_cumprod",
 )
 VECTOR_DIMS = {"unclip-h": 128, "unclip-l": 96}  # H: twice the context's width, as in the official file
+DEPTH = DepthSpec(
+    stem=32, channels=(128, 128, 256), depths=(1, 2, 1), width=64, layers=4, heads=1, grid=4, features=32, classes=10
+)
 
 
 def tiny_spec(kind):
@@ -42,7 +46,8 @@ def tiny_spec(kind):
     )
     mult = (1, 1, 2, 2)[-len(spec.autoencoder.channel_mult) :]
     autoencoder = replace(spec.autoencoder, channels=32, channel_mult=mult, num_res_blocks=1)
-    return replace(spec, unet=unet, autoencoder=autoencoder, text=replace(spec.text, width=64, layers=3, heads=1))
+    text = replace(spec.text, width=64, layers=3, heads=1)
+    return replace(spec, unet=unet, autoencoder=autoencoder, text=text, depth=spec.depth and DEPTH)
 
 
 def randomise(module, seed):
@@ -56,6 +61,13 @@ def randomise(module, seed):
             value = 0.1 * noise + float(name.endswith("weight"))
         parameter.data = value
     return module.eval().requires_grad_(False)
+
+
+def tiny_depth(seed=0):
+    """A depth estimator with random weights whose depths are all above 0."""
+    network = randomise(DPTHybrid(DEPTH), seed)
+    network.scratch.output_conv[4].bias.data[:] = 3.0
+    return network
 
 
 def hugging_face_text(state):
@@ -98,6 +110,8 @@ def tiny_state(kind, *, seed=0):
         "first_stage_model.": randomise(AutoencoderKL(spec.autoencoder), seed + 1).state_dict(),
         "cond_stage_model.": text,
     }
+    if spec.depth is not None:
+        parts["depth_model.model."] = tiny_depth(seed + 3).state_dict()
     state = {prefix + key: tensor for prefix, part in parts.items() for key, tensor in part.items()}
     return state | {name: torch.zeros(1000) for name in SCHEDULE_BUFFERS}
 
