@@ -2,38 +2,14 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from diffusers_keys import diffusers_unet
+from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+from diffusers_keys import diffusers_unet, diffusers_vae, without_noise
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.nodes import host
 from sd2_family.nodes.noise import starting_noise
 from tiny import write_checkpoint
 
 STEPS, CFG, SEED = 10, 5.0, 7
-
-
-def diffusers_vae(autoencoder, spec):
-    """Our weights in a diffusers AutoencoderKL that encodes to the mode, as our nodes do, and not to a sample."""
-    levels = len(spec.channel_mult)
-    model = AutoencoderKL(
-        block_out_channels=[spec.channels * m for m in spec.channel_mult],
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        layers_per_block=spec.num_res_blocks,
-        latent_channels=spec.latent_channels,
-        scaling_factor=spec.scale,
-    )
-    prefixed = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.state_dict().items()}
-    model.load_state_dict(convert_ldm_vae_checkpoint(prefixed, model.config))
-    groups = [module.num_groups for module in autoencoder.modules() if isinstance(module, torch.nn.GroupNorm)]
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
-    for norm in norms:  # diffusers has one number for all levels, ours depends on the width in a narrow file
-        norm.num_groups = min(32, norm.num_channels // 4)
-    assert sorted(norm.num_groups for norm in norms) == sorted(groups)
-    model.quant_conv.weight.data[4:] = 0
-    model.quant_conv.bias.data[4:] = -30  # log-variance: a deviation of 3e-7
-    return model.eval()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +34,7 @@ def test_ten_ddim_steps(tmp_path, monkeypatch, kind, prediction):
     unet = diffusers_unet(model.unet)
     unet.register_to_config(sample_size=64)  # the pipeline wants a number, and uses none
     pipeline = StableDiffusionInpaintPipeline(
-        vae=diffusers_vae(vae.autoencoder, vae.spec),
+        vae=without_noise(diffusers_vae(vae.autoencoder, vae.spec)),
         text_encoder=None,
         tokenizer=None,
         unet=unet,
