@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from sd2_family.models.specs import UNetSpec
-from sd2_family.models.unet import UNet
 from sd2_family.samplers.schedule import NoiseSchedule
-from sd2_family.training import masks, train, trainer
+from sd2_family.training import export, latents, masks, train, trainer, unpack
 from sd2_family.training.muon import orthogonalise
 from torch import nn
 from torch.nn import functional as F
@@ -58,25 +56,39 @@ def test_muon_steps_along_the_polar_factor(shape):
     assert (inside - inside.diagonal().diag()).abs().max() < 1e-3  # the same singular vectors
 
 
-def test_five_more_channels_change_nothing_at_first():
+def a_trained_model(in_channels):
+    """Its zero layers as training leaves them: not zero."""
     torch.manual_seed(2)
-    spec = UNetSpec(
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention=(False, True),
-        self_attention=(True, True),
-        context_dim=16,
-    )
-    unet = UNet(spec).eval()
-    x, t, context = torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), torch.randn(2, 77, 16)
+    model = train.TextToImage(in_channels).eval()
     with torch.no_grad():
-        before = unet(x, t, context)
-        train.widen(unet, 9)
-        after = unet(torch.cat([x, torch.randn(2, 5, 8, 8)], dim=1), t, context)
-    assert unet.spec.in_channels == 9
+        for parameter in model.unet.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def test_five_more_channels_change_nothing_at_first():
+    base, inpaint = a_trained_model(4), train.TextToImage(9).eval()
+    train.resume(inpaint, base.state_dict())
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([3, 500])
+    tokens = torch.stack([latents.tokens_of("a red house"), latents.tokens_of("")])
+    with torch.no_grad():
+        before = base(x, t, tokens)
+        after = inpaint(torch.cat([x, torch.randn(2, 5, 16, 16)], dim=1), t, tokens)
     assert torch.allclose(before, after, atol=1e-5)  # values near 1, added up in another order
     assert before.abs().max() > 0.01
+
+
+def test_training_goes_on_from_an_exported_checkpoint():
+    autoencoder, model = train.AutoencoderKL(train.AUTOENCODER), a_trained_model(9)
+    found = unpack.phases(export.checkpoint(model.state_dict(), autoencoder))
+    for phase, network in (("autoencoder", autoencoder), ("base", model)):
+        assert found[phase].keys() == network.state_dict().keys()
+        for name, weight in network.state_dict().items():
+            assert torch.allclose(found[phase][name], weight, rtol=1e-3, atol=1e-7)  # float16
+    train.resume(train.TextToImage(9), found["base"])
+    text = train.TextToImage(4)
+    train.resume(text, found["base"])
+    assert torch.equal(text.unet.input_blocks[0][0].weight, found["base"]["unet.input_blocks.0.0.weight"][:, :4])
 
 
 def test_timesteps_follow_the_log_normal():

@@ -24,17 +24,22 @@ FILES = {
 }
 
 
+PREFIXES = (  # phase, its names, Stability's
+    ("autoencoder", "", "first_stage_model."),
+    ("base", "unet.", "model.diffusion_model."),
+    ("base", "text.", "cond_stage_model."),
+)
+
+
 def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
     """Float16 tensors under the keys of Stability's files."""
-    prefixes = {"unet.": "model.diffusion_model.", "text.": "cond_stage_model."}
-    named = {
-        new + key.removeprefix(old): w
-        for key, w in weights.items()
-        for old, new in prefixes.items()
-        if key.startswith(old)
+    states = {"autoencoder": autoencoder.state_dict(), "base": weights}
+    return {
+        theirs + key.removeprefix(ours): weight.to("cpu", torch.float16).contiguous()
+        for phase, ours, theirs in PREFIXES
+        for key, weight in states[phase].items()
+        if key.startswith(ours)
     }
-    named |= {f"first_stage_model.{key}": w for key, w in autoencoder.state_dict().items()}
-    return {key: w.to("cpu", torch.float16).contiguous() for key, w in named.items()}
 
 
 def forget_unread(weights: dict[str, Tensor], read: Tensor) -> None:

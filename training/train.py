@@ -38,7 +38,7 @@ UNET = UNetSpec(
     self_attention=(True, True, True),
     context_dim=TEXT.width,
 )
-SCENES = 20_000
+SCENES = 8_000
 CROP = 64
 DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
 EVERYTHING = 0.25  # inpainting: pictures masked as a whole
@@ -49,7 +49,7 @@ PLANS = {
     "autoencoder": Plan(steps=5_000, batch=8, rate=2e-3),
     "base": Plan(steps=3_000, batch=32, rate=2e-3),
     "v": Plan(steps=600, batch=32, rate=1e-3),
-    "inpaint": Plan(steps=5_000, batch=32, rate=2e-3),
+    "inpaint": Plan(steps=4_500, batch=32, rate=2e-3),
 }
 
 
@@ -128,9 +128,9 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
 class TextToImage(nn.Module):
     """The denoiser with the text tower that learns beside it."""
 
-    def __init__(self, spec: UNetSpec) -> None:
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.unet = UNet(spec).to(memory_format=torch.channels_last)
+        self.unet = UNet(replace(UNET, in_channels=in_channels)).to(memory_format=torch.channels_last)
         self.text = OpenCLIPText(TEXT)
         branches_start_at_zero(self.unet)
 
@@ -182,22 +182,22 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     autoencoder = load_autoencoder(folder)
     scenes = latents.load(folder, autoencoder, AUTOENCODER.scale, SCENES)
     torch.manual_seed(plan.seed)
-    model = TextToImage(UNET)
+    inpainting = name == "inpaint"
+    model = TextToImage(SPECS["v2-inpaint"].unet.in_channels if inpainting else UNET.in_channels)
     if name != "base":
-        model.load_state_dict(averaged(folder / "base.pt"))
-    if name == "inpaint":
-        widen(model.unet, SPECS["v2-inpaint"].unet.in_channels)
+        resume(model, averaged(folder / "base.pt"))
     objective = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
 
-def widen(unet: UNet, channels: int) -> None:
-    """Give the first convolution more input channels, with zero weights: the network starts as it was."""
-    first = unet.input_blocks[0][0]
-    weight = torch.zeros(first.out_channels, channels, *first.kernel_size)
-    weight[:, : first.in_channels] = first.weight.detach()
-    first.weight, first.in_channels = nn.Parameter(weight.to(memory_format=torch.channels_last)), channels
-    unet.spec = replace(unet.spec, in_channels=channels)
+def resume(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights whose first convolution may have other input channels: those it lacks start at zero, so that the
+    network starts as it was."""
+    name = "unet.input_blocks.0.0.weight"
+    first = torch.zeros_like(model.state_dict()[name])
+    shared = min(first.shape[1], weights[name].shape[1])
+    first[:, :shared] = weights[name][:, :shared]
+    model.load_state_dict({**weights, name: first})
 
 
 PHASES = {
