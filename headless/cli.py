@@ -1,4 +1,4 @@
-"""The `sd2` command: run ComfyUI workflows without ComfyUI, and say what a checkpoint holds.
+"""The `sd2` command: run ComfyUI workflows, without ComfyUI or on its server, and say what a checkpoint holds.
 
 torch and the nodes are imported when a command needs them, so that --help and --version answer at once.
 """
@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from .execute import Executor
+    from .server import Server
+
 Commands = Any  # argparse has no public name for it
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,6 +34,7 @@ examples:
   sd2 run inpaint.json --set "Prompt.text=a brick wall" --set Sampler.seed=7 --output-dir results
   sd2 run inpaint.json --set Checkpoint.ckpt_name=512-inpainting-ema.safetensors --models-dir ~/ComfyUI/models
   sd2 run results/ComfyUI_00001_.png --set Sampler.steps=50
+  sd2 run inpaint.json --server http://127.0.0.1:8188
 
 exit status: 0 done, 1 a node failed, 2 the workflow, a file or an argument is wrong
 """
@@ -97,7 +101,14 @@ def _add_run(commands: Commands) -> None:
         "--input-dir", type=_folder, metavar="DIR", help="where Load Image looks (default: beside the workflow)"
     )
     run.add_argument("--output-dir", type=_path, metavar="DIR", help="where pictures go (default: ./output)")
-    _add_models_dir(run)
+    where = run.add_mutually_exclusive_group()
+    where.add_argument(
+        "--server",
+        type=_url,
+        metavar="URL",
+        help="run on this ComfyUI: pictures are uploaded, the workflow queued, and what it saves brought back",
+    )
+    _add_models_dir(where)
     run.set_defaults(command=_run)
 
 
@@ -114,13 +125,20 @@ def _add_inspect(commands: Commands) -> None:
     inspect.set_defaults(command=_inspect)
 
 
-def _add_models_dir(parser: argparse.ArgumentParser) -> None:
+def _add_models_dir(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--models-dir",
         type=_folder,
         metavar="DIR",
         help="a folder laid out like ComfyUI's models (default: SD2_MODELS_DIR, then the bundled demo model)",
     )
+
+
+def _url(text: str) -> str:
+    url = text if "://" in text else f"http://{text}"
+    if not url.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text} is not the address of a server; write http://HOST:PORT")
+    return url.rstrip("/")
 
 
 def _path(text: str) -> Path:
@@ -142,23 +160,22 @@ def _folder(text: str) -> Path:
 def _run(arguments: argparse.Namespace) -> int:
     from ..nodes import host
     from . import graph
-    from .check import check
-    from .execute import Executor, NodeError
-    from .library import LIBRARY
+    from .execute import NodeError
 
     host.set_dirs(
         models=arguments.models_dir,
         input=arguments.input_dir or arguments.workflow.parent,
         output=arguments.output_dir,
     )
-    workflow = graph.read(arguments.workflow, LIBRARY)
-    for setting in arguments.settings:
-        graph.set_value(workflow, setting, LIBRARY)
-    check(workflow, LIBRARY)
     bars = Bars()
     host.set_reporter(bars.report)
     try:
-        for node_id, shown in Executor(LIBRARY, started=bars.start).run(workflow):
+        engine = _engine(arguments.server, bars)
+        workflow = engine.read(arguments.workflow)
+        for setting in arguments.settings:
+            graph.set_value(workflow, setting, engine.library)
+        engine.check(workflow)
+        for node_id, shown in engine.run(workflow):
             bars.close()
             _show(graph.title_of(workflow.prompt[node_id]), shown, host.output_dir())
     except NodeError as error:
@@ -169,6 +186,20 @@ def _run(arguments: argparse.Namespace) -> int:
         bars.close()
         host.set_reporter(None)
     return DONE
+
+
+def _engine(server: str | None, bars: Bars) -> Executor | Server:
+    """What runs workflows: this process, or the ComfyUI at `server`."""
+    if server is None:
+        from .execute import Executor
+        from .library import LIBRARY
+
+        return Executor(LIBRARY, started=bars.start)
+    try:
+        from .server import Server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--server needs {error.name}, which comes with comfy-cli: pip install comfy-cli") from None
+    return Server(server, started=bars.start, progress=bars.report)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import torch
 
+from . import graph
+from .check import check
 from .graph import Library, Prompt, Workflow, is_link, label, order, outputs, title_of
 from .inputs import Json, hidden_of, inputs_of
 
@@ -29,6 +32,14 @@ class Executor:
         self.started = started
         self.objects: dict[str, object] = {}
         self.results: dict[str, tuple[Any, ...]] = {}
+
+    def read(self, path: Path) -> Workflow:
+        """The workflow in a file."""
+        return graph.read(path, self.library)
+
+    def check(self, workflow: Workflow) -> None:
+        """Raise a WorkflowError that lists everything wrong with `workflow`."""
+        check(workflow, self.library)
 
     def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
         """Run `workflow`, which `check` has passed; yields (node id, what it shows) as each output node finishes."""

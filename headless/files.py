@@ -14,6 +14,8 @@ from ..nodes import host
 from . import images as pictures
 from .inputs import Json
 
+PREVIEWS = "preview/ComfyUI_temp"
+
 Inputs = dict[str, Any]
 Shown = dict[str, Any]
 
@@ -95,13 +97,12 @@ class SaveImage:
         chunks = {"prompt": prompt, **(extra_pnginfo or {})}
         text = {key: json.dumps(value) for key, value in chunks.items() if value is not None}
         target.parent.mkdir(parents=True, exist_ok=True)
-        first = _next_number(target)
-        subfolder = Path(os.path.relpath(target.parent, host.output_dir())).as_posix().removeprefix(".")
+        first = next_number(target)
         shown = []
         for index, image in enumerate(images):
-            name = f"{target.name.replace('%batch_num%', str(index))}_{first + index:05}_.png"
-            pictures.save_png(target.with_name(name), image, text)
-            shown.append({"filename": name, "subfolder": subfolder, "type": "output"})
+            path = target.with_name(f"{target.name.replace('%batch_num%', str(index))}_{first + index:05}_.png")
+            pictures.save_png(path, image, text)
+            shown.append(output(path))
         return {"ui": {"images": shown}}
 
 
@@ -113,7 +114,7 @@ class PreviewImage(SaveImage):
         return {"required": {"images": ("IMAGE",)}, "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}}
 
     def save_images(self, images: Tensor, prompt: Json = None, extra_pnginfo: Json = None) -> Shown:  # type: ignore[override]
-        return super().save_images(images, "preview/ComfyUI_temp", prompt, extra_pnginfo)
+        return super().save_images(images, PREVIEWS, prompt, extra_pnginfo)
 
 
 def _target(prefix: str, *, width: int, height: int) -> Path:
@@ -129,9 +130,16 @@ def _target(prefix: str, *, width: int, height: int) -> Path:
     return host.inside(host.output_dir(), name)
 
 
-def _next_number(target: Path) -> int:
+def next_number(target: Path) -> int:
+    """One more than the highest number of the files named after `target`."""
     numbers = (path.name.removeprefix(f"{target.name}_").split("_")[0] for path in target.parent.glob("*_*"))
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
+
+
+def output(path: Path) -> dict[str, str]:
+    """How ComfyUI names a file of its output folder."""
+    subfolder = Path(os.path.relpath(path.parent, host.output_dir())).as_posix().removeprefix(".")
+    return {"filename": path.name, "subfolder": subfolder, "type": "output"}
 
 
 class PreviewAny:

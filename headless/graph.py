@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -58,33 +58,39 @@ class Workflow:
         return None if self.ui is None else {"workflow": self.ui}
 
 
-def read(path: Path, library: Library) -> Workflow:
-    """A workflow from a .json file of either format, or from a PNG that has one embedded."""
+Converter = Callable[[Mapping[str, Any], Library], tuple[Prompt, list[str]]]
+
+
+def read(path: Path, library: Library, converter: Converter | None = None) -> Workflow:
+    """A workflow from a .json file of either format, or from a PNG that has one embedded.
+
+    converter: takes the place of `convert` for what the canvas saved.
+    """
     if not path.is_file():
         raise WorkflowError([f"{path} does not exist"])
     try:
         if path.suffix.lower() == ".png":
-            return _embedded(path, library)
-        return from_json(json.loads(path.read_text(encoding="utf-8")), library)
+            return _embedded(path, library, converter)
+        return from_json(json.loads(path.read_text(encoding="utf-8")), library, converter)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WorkflowError([f"{path} is not JSON: {error}"]) from None
     except NotAWorkflow as error:
         raise WorkflowError([f"{path} {error}"]) from None
 
 
-def _embedded(path: Path, library: Library) -> Workflow:
+def _embedded(path: Path, library: Library, converter: Converter | None) -> Workflow:
     text = {key: json.loads(value) for key, value in png_text(path).items() if key in ("prompt", "workflow")}
     if not text:
         raise NotAWorkflow("holds no workflow; save it from ComfyUI or with sd2 run")
-    workflow = from_json(text.get("prompt", text.get("workflow")), library)
+    workflow = from_json(text.get("prompt", text.get("workflow")), library, converter)
     workflow.ui = text.get("workflow")
     return workflow
 
 
-def from_json(data: Json, library: Library) -> Workflow:
+def from_json(data: Json, library: Library, converter: Converter | None = None) -> Workflow:
     """A workflow from parsed JSON; `data` is left as it was."""
     if _is_ui(data):
-        prompt, problems = convert(data, library)
+        prompt, problems = (converter or convert)(data, library)
         return Workflow(prompt, copy.deepcopy(data), problems)
     if not isinstance(data, dict) or not data or not all(map(_is_api_node, data.values())):
         raise NotAWorkflow('is no ComfyUI workflow: it has neither "nodes" and "links" nor a class_type per node')
@@ -237,8 +243,14 @@ def _set_value(workflow: Workflow, setting: str, library: Library) -> None:
     inputs = workflow.prompt[node_id]["inputs"]
     if is_link(inputs.get(name)):
         raise ValueError(f"{name} of {who} comes from {label(workflow.prompt, str(inputs[name][0]))}; set it there")
-    inputs[name] = widgets[name].convert(text)
-    _set_on_canvas(workflow.ui, node_id, list(widgets.values()), name, inputs[name])
+    assign(workflow, node_id, name, widgets[name].convert(text), library)
+
+
+def assign(workflow: Workflow, node_id: str, name: str, value: Json, library: Library) -> None:
+    """Give one input of a node a value, in the prompt and on the canvas."""
+    workflow.prompt[node_id]["inputs"][name] = value
+    declared = inputs_of(library.classes[workflow.prompt[node_id]["class_type"]]).values()
+    _set_on_canvas(workflow.ui, node_id, [entry for entry in declared if entry.widget], name, value)
 
 
 def _find(prompt: Prompt, node: str) -> str:

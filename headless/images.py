@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +87,19 @@ def save_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
     chunks = PngInfo()
     for key, value in text.items():
         chunks.add_text(key, value)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with unfinished(path) as file:
+        to_picture(image).save(file, "PNG", pnginfo=chunks, compress_level=4)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Another name to write to, which becomes `path` when the block ends without an error."""
+    file = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        to_picture(image).save(unfinished, "PNG", pnginfo=chunks, compress_level=4)
-        unfinished.replace(path)
+        yield file
+        file.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
 def png_text(path: Path) -> dict[str, str]:

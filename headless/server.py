@@ -1,0 +1,257 @@
+"""Run workflows on a ComfyUI server, through its API queue.
+
+comfy-cli brings what is used here: the conversion of whatever the canvas saves (subgraphs, bypassed nodes and
+primitives included) by the server's own /object_info, and clients for HTTP (requests) and websockets. Its `comfy run`
+neither uploads the pictures that a workflow names nor embeds the canvas in the pictures that are saved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import requests
+import websocket
+from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
+
+from ..nodes import host
+from . import graph
+from .execute import NodeError
+from .files import PREVIEWS, next_number, output
+from .graph import Library, NotAWorkflow, Prompt, Workflow, WorkflowError, label, title_of
+from .images import unfinished
+from .inputs import Json, inputs_of
+
+CONNECT, ANSWER, SILENCE = 10, 300, 30  # seconds to wait for each; in silence the queue is looked at
+ELSEWHERE = (" [output]", " [temp]")  # how LoadImage is told of the server's other folders
+COUNTER = re.compile(r"_\d{5,}_?$")  # what ComfyUI appends to a filename_prefix
+
+
+class Server:
+    """Runs workflows on the ComfyUI at `url`. ValueError where there is none.
+
+    started: called with each node's title just before it runs; progress: with steps done and their total.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        started: Callable[[str], None] = lambda title: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.url = url
+        self.started = started
+        self.progress = progress
+        self.http = requests.Session()
+        try:
+            self.object_info = self._get("/object_info")
+        except (ConnectionError, requests.JSONDecodeError):
+            raise ValueError(f"no ComfyUI answers at {url}; start one (comfy launch) or correct --server") from None
+        self.library = Library(
+            classes={name: _node_class(name, entry) for name, entry in self.object_info.items()},
+            names={name: entry["display_name"] for name, entry in self.object_info.items()},
+        )
+
+    def read(self, path: Path) -> Workflow:
+        """The workflow in a file, converted by what the server says of its nodes."""
+        return graph.read(path, self.library, self._convert)
+
+    def _convert(self, ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
+        try:
+            return convert_ui_to_api(dict(ui), self.object_info), []
+        except WorkflowConversionError as error:
+            raise NotAWorkflow(f"cannot be converted: {error}") from None
+
+    def check(self, workflow: Workflow) -> None:
+        """Upload the pictures that `workflow` names; a WorkflowError where one is missing or a node is unknown.
+
+        The server checks the rest when the workflow is queued.
+        """
+        problems = list(workflow.problems)
+        uploaded: dict[Path, str] = {}
+        for node_id, node in workflow.prompt.items():
+            who = label(workflow.prompt, node_id)
+            if node["class_type"] not in self.library.classes:
+                problems.append(
+                    f"{who}: the server has no node type {node['class_type']}; install the pack it is from"
+                )
+                continue
+            for name, picture in self._pictures(node):
+                try:
+                    graph.assign(workflow, node_id, name, self._upload(picture, uploaded), self.library)
+                except ValueError as error:
+                    problems.append(f"{who}: {error}")
+        if problems:
+            raise WorkflowError(problems)
+
+    def _pictures(self, node: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(input, value) of every file of the input folder that a node names."""
+        entries = inputs_of(self.library.classes[node["class_type"]]).values()
+        named = [
+            (entry.name, node["inputs"].get(entry.name)) for entry in entries if entry.options.get("image_upload")
+        ]
+        return [(name, file) for name, file in named if isinstance(file, str) and not file.endswith(ELSEWHERE)]
+
+    def _upload(self, name: str, uploaded: dict[Path, str]) -> str:
+        """What the server calls a local picture; it renames one whose name another picture has there."""
+        bare = name.removesuffix(" [input]")
+        path = host.inside(host.input_dir(), bare)
+        where = {"subfolder": Path(bare).parent.as_posix().removeprefix("."), "type": "input"}
+        if not path.is_file():
+            if self._ask("head", "/view", params={"filename": path.name, **where}, accept=(404,)).ok:
+                return name
+            raise ValueError(
+                f"image {name!r} is neither in the input folder {host.input_dir()} nor on the server; copy it there "
+                "or use --input-dir"
+            )
+        if path not in uploaded:
+            with path.open("rb") as file:
+                stored = self._ask("post", "/upload/image", files={"image": (path.name, file)}, data=where).json()
+            uploaded[path] = f"{stored['subfolder']}/{stored['name']}".lstrip("/")
+        return uploaded[path]
+
+    def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Queue `workflow`, which `check` has passed, wait, and fetch what it made.
+
+        Yields (node id, what it shows) for each output node, its pictures now in the output folder. WorkflowError
+        where the server refuses the workflow, NodeError where a node fails; KeyboardInterrupt cancels the job.
+        """
+        client, prompt_id = uuid4().hex, str(uuid4())
+        with closing(self._listen(client)) as socket:
+            try:
+                self._queue(workflow, client, prompt_id)
+                self._follow(socket, workflow.prompt, prompt_id)
+            except BaseException:
+                self._cancel(prompt_id)
+                raise
+        job = self._get(f"/history/{prompt_id}").get(prompt_id)
+        if job is None:
+            raise NodeError("the job was taken off the server's queue")
+        _raise_failure(job, workflow.prompt)
+        for node_id, shown in job["outputs"].items():
+            files = [file for entries in shown.values() for file in entries if isinstance(file, dict)]
+            made = [self._fetch(file) for file in files if file.get("type") in ("output", "temp")]
+            yield job["meta"][node_id]["display_node"], {"images": made, "text": shown.get("text", ())}
+
+    def _listen(self, client: str) -> websocket.WebSocket:
+        address = f"ws{self.url.removeprefix('http')}/ws?clientId={client}"
+        try:
+            socket = websocket.create_connection(address, timeout=CONNECT)
+        except (OSError, websocket.WebSocketException) as error:
+            raise ConnectionError(f"{self.url} refuses a websocket: {error}") from None
+        socket.settimeout(SILENCE)
+        return socket
+
+    def _queue(self, workflow: Workflow, client: str, prompt_id: str) -> None:
+        extra = {} if workflow.extra_pnginfo is None else {"extra_pnginfo": workflow.extra_pnginfo}
+        job = {"prompt": workflow.prompt, "extra_data": extra, "client_id": client, "prompt_id": prompt_id}
+        answer = self._ask("post", "/prompt", json=job, accept=(400,)).json()
+        problems = [
+            f"{label(workflow.prompt, node_id)}: {self._sentence(node['class_type'], error)}"
+            for node_id, node in answer["node_errors"].items()
+            for error in node["errors"]
+        ]
+        if not problems and "error" in answer:
+            problems = [_one_line(answer["error"])]
+        if problems:
+            raise WorkflowError(list(dict.fromkeys(problems)))
+
+    def _sentence(self, class_type: str, error: Mapping[str, Any]) -> str:
+        """One complaint of the server's validation, as `check` without a server puts it where it would be the same."""
+        extra = error["extra_info"]
+        entry = inputs_of(self.library.classes[class_type]).get(extra.get("input_name", ""))
+        if error["type"] == "custom_validation_failed" and " - " in error["details"]:
+            return _one_line({"message": error["details"].split(" - ", 1)[1]})
+        if entry is not None and error["type"] == "required_input_missing":
+            return f"{entry.name} ({entry.type}) is missing; {'set it' if entry.widget else 'connect it'}"
+        if entry is not None and error["type"] == "return_type_mismatch":
+            return f"{entry.name} takes {entry.type}, but {extra['received_type']} is linked to it"
+        if entry is not None and entry.widget and "received_value" in extra:
+            try:
+                entry.check(entry.convert(extra["received_value"]))
+            except ValueError as problem:
+                return str(problem)
+        return _one_line(error)
+
+    def _follow(self, socket: websocket.WebSocket, prompt: Prompt, prompt_id: str) -> None:
+        """Tell of nodes and steps until the job has ended, however it did."""
+        while True:
+            try:
+                message = socket.recv()
+            except websocket.WebSocketTimeoutException:
+                if self._queued(prompt_id):
+                    continue
+                return
+            except (OSError, websocket.WebSocketException):
+                message = ""
+            if message == "":
+                raise ConnectionError(f"the connection to {self.url} was lost while the workflow ran")
+            event = json.loads(message) if isinstance(message, str) else {}  # bytes are previews
+            data = event.get("data", {})
+            if data.get("prompt_id") != prompt_id:
+                continue
+            if event["type"] == "progress":
+                self.progress(data["value"], data["max"])
+            elif event["type"] == "executing" and data["node"] is None:
+                return
+            elif event["type"] == "executing":
+                self.started(title_of(prompt[data["display_node"]]))
+
+    def _queued(self, prompt_id: str) -> bool:
+        queue = self._get("/queue")
+        return any(item[1] == prompt_id for item in [*queue["queue_running"], *queue["queue_pending"]])
+
+    def _cancel(self, prompt_id: str) -> None:
+        with suppress(ConnectionError):
+            self._ask("post", "/queue", json={"delete": [prompt_id]})
+            self._ask("post", "/interrupt", json={"prompt_id": prompt_id})
+
+    def _fetch(self, file: Mapping[str, str]) -> dict[str, str]:
+        """Save a file the server made in the output folder, numbered as SaveImage numbers there."""
+        name = Path(file["filename"])
+        saved = f"{file['subfolder']}/{COUNTER.sub('', name.stem)}".lstrip("/")
+        target = host.inside(host.output_dir(), saved if file["type"] == "output" else PREVIEWS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path = target.with_name(f"{target.name}_{next_number(target):05}_{name.suffix}")
+        where = {key: file[key] for key in ("filename", "subfolder", "type")}
+        with unfinished(path) as part:
+            part.write_bytes(self._ask("get", "/view", params=where).content)
+        return output(path)
+
+    def _get(self, path: str) -> Json:
+        return self._ask("get", path).json()
+
+    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), **request: Json) -> requests.Response:
+        try:
+            answer = self.http.request(method, self.url + path, timeout=(CONNECT, ANSWER), **request)
+        except requests.RequestException:
+            raise ConnectionError(f"{self.url} does not answer") from None
+        if not answer.ok and answer.status_code not in accept:
+            raise ConnectionError(f"{self.url}{path} answers {answer.status_code} {answer.reason}")
+        return answer
+
+
+def _node_class(name: str, described: Mapping[str, Any]) -> type:
+    """A class that says of its inputs what /object_info says."""
+    return type(name, (), {"INPUT_TYPES": classmethod(lambda cls: described["input"])})
+
+
+def _raise_failure(job: Mapping[str, Any], prompt: Prompt) -> None:
+    """NodeError where a job of the history ended before its time."""
+    messages = dict(job["status"]["messages"])
+    if "execution_interrupted" in messages:
+        raise NodeError("interrupted on the server")
+    if "execution_error" in messages:
+        error = messages["execution_error"]
+        who = label(prompt, error["node_id"]) if error["node_id"] in prompt else error["node_type"]
+        raise NodeError(f"{who} failed: {' '.join(error['exception_message'].split())}")
+
+
+def _one_line(error: Mapping[str, str]) -> str:
+    parts = (error["message"], error.get("details"))
+    return " ".join(": ".join(part for part in parts if part).split())
