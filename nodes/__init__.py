@@ -6,17 +6,20 @@ from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
 from .pictures import SD2SampleImage
 from .sampling import SD2KSampler, SD2Sampler, SD2Scheduler
+from .upscale import SD2ColorMatch, SD2UpscaleConditioning
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2CheckpointLoader": SD2CheckpointLoader,
     "SD2CLIPTextEncode": SD2CLIPTextEncode,
     "SD2MaskPreprocess": SD2MaskPreprocess,
     "SD2VAEEncodeForInpaint": SD2VAEEncodeForInpaint,
+    "SD2UpscaleConditioning": SD2UpscaleConditioning,
     "SD2KSampler": SD2KSampler,
     "SD2Sampler": SD2Sampler,
     "SD2Scheduler": SD2Scheduler,
     "SD2VAEDecode": SD2VAEDecode,
     "SD2Composite": SD2Composite,
+    "SD2ColorMatch": SD2ColorMatch,
     "SD2SampleImage": SD2SampleImage,
 }
 
@@ -25,10 +28,12 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2CLIPTextEncode": "SD2 CLIP Text Encode",
     "SD2MaskPreprocess": "SD2 Mask Preprocess",
     "SD2VAEEncodeForInpaint": "SD2 VAE Encode (for Inpainting)",
+    "SD2UpscaleConditioning": "SD2 Upscale Conditioning",
     "SD2KSampler": "SD2 KSampler",
     "SD2Sampler": "SD2 Sampler",
     "SD2Scheduler": "SD2 Scheduler",
     "SD2VAEDecode": "SD2 VAE Decode",
     "SD2Composite": "SD2 Composite",
+    "SD2ColorMatch": "SD2 Color Match",
     "SD2SampleImage": "SD2 Sample Image",
 }

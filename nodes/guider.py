@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from ..models.specs import SPECS, ModelSpec
 from ..samplers import Denoise, denoiser, guide
-from . import masks
+from . import lowres, masks
 from .wires import Conditioning
 
 if TYPE_CHECKING:
     from .standalone import Model
 
 INPAINT_CHANNELS = 9  # the noisy latent, the mask, the masked picture's latent
-UNDERSTOOD = {"pooled_output", "strength", "concat_latent_image", "concat_mask"}
 INPAINT_KEYS = {"concat_latent_image", "concat_mask"}
+UNDERSTOOD = {"pooled_output", "strength", *INPAINT_KEYS, *lowres.KEYS}
 GREY = (0.8223, -0.6876, 0.6364, 0.1380)  # of the published autoencoder, scaled
 MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
 
@@ -31,7 +31,8 @@ class Entry:
     """One entry of a CONDITIONING, ready for the UNet."""
 
     context: Tensor  # [B, T, D]
-    concat: Tensor | None  # [B, 5, h, w]
+    concat: Tensor | None  # [B, C, h, w]: the UNet's channels after the noisy latent's
+    y: Tensor | None  # class conditioning: labels [B]
     strength: float
 
 
@@ -87,26 +88,38 @@ def _predictor(model: Model, entries: list[Entry]) -> Callable[[Tensor, float], 
 def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], Tensor]:
     """The UNet as a function of (x, t), x holding one copy of the batch for each entry."""
     dtype = model.unet.dtype
+    upscaler = model.spec.kind == "x4"
     longest = math.lcm(*(entry.context.shape[1] for entry in entries))
     # attention does not change when every key and value is repeated
     context = torch.cat([entry.context.repeat(1, longest // entry.context.shape[1], 1) for entry in entries]).to(dtype)
-    extra = [entry.concat for entry in entries if entry.concat is not None]
-    concat = torch.cat(extra) if extra else None
+    concat, y = _joined([entry.concat for entry in entries]), _joined([entry.y for entry in entries])
 
     def network(x: Tensor, t: Tensor) -> Tensor:
+        def unet(part: Tensor) -> Tensor:
+            out: Tensor = model.unet(part.to(dtype), t, context, y)
+            return out.float()
+
         x = x if concat is None else torch.cat([x, concat], dim=1)
-        out: Tensor = model.unet(x.to(dtype), t, context)
-        return out.float()
+        return lowres.in_tiles(unet, x) if upscaler else unet(x)
 
     return network
 
 
+def _joined(tensors: list[Tensor | None]) -> Tensor | None:
+    """One batch of what every entry has, or None has."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(given) if given else None
+
+
 def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Entry:
     check_width(model.name, model.spec, context)
-    inpaint = model.spec.unet.in_channels == INPAINT_CHANNELS
-    concat = _inpaint_channels(model, options, latent, mask) if inpaint else None
+    concat = y = None
+    if model.spec.unet.in_channels == INPAINT_CHANNELS:
+        concat = _inpaint_channels(model, options, latent, mask)
+    elif model.spec.kind == "x4":
+        concat, y = lowres.condition(options, latent)
     context = masks.fit_batch(context, len(latent)).to(latent.device)
-    return Entry(context, concat, float(options.get("strength", 1.0)))
+    return Entry(context, concat, y, float(options.get("strength", 1.0)))
 
 
 def _inpaint_channels(model: Model, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Tensor:
@@ -154,12 +167,19 @@ def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, x, latent)
 
 
-def check(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
-    """ValueError where the model `name` cannot be sampled, or not with this conditioning."""
-    if spec.unet.in_channels not in (4, INPAINT_CHANNELS) or spec.unet.vector_dim is not None:
+def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> None:
+    """ValueError where the model `name` cannot be sampled, or not with this conditioning or latent."""
+    if spec.kind == "v2-depth" or spec.unet.vector_dim is not None:
         raise ValueError(
             f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), which SD2KSampler does not "
             "sample yet; load a text-to-image or inpainting checkpoint"
+        )
+    if spec.kind == "x4":
+        lowres.check(name, latent, *sides)
+    elif _keys(sides) & lowres.KEYS:
+        raise ValueError(
+            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets upscale conditioning, which "
+            "needs kind x4 (x4-upscaler-ema); load that, or leave SD2UpscaleConditioning out"
         )
     if _keys(sides) & INPAINT_KEYS and spec.unet.in_channels != INPAINT_CHANNELS:
         wanted = "v1-inpaint (sd-v1-5-inpainting)" if spec.kind.startswith("v1") else "v2-inpaint (512-inpainting-ema)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from ..models.hooks import Control
 from ..models.specs import SPECS, ModelSpec, Prediction, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers import SCHEDULERS, NoiseSchedule, truncate
-from . import folders, guider, standalone
+from . import folders, guider, lowres, standalone
 from .folders import input_dir, inside, output_dir, set_dirs
 from .solver import Solver, TabulatedSchedule, rescaled_guidance, solver_options
 from .standalone import Loaded, Model, Sampling, compute_device, inspect, progress, set_reporter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 IN_COMFYUI = "folder_paths" in sys.modules  # it is there before any pack is loaded
 
 if IN_COMFYUI:
+    import comfy.conds
     import comfy.ldm.models.autoencoder
     import comfy.model_base
     import comfy.model_management
@@ -55,6 +56,7 @@ __all__ = [
     "Model",
     "Sampling",
     "compute_device",
+    "identify",
     "input_dir",
     "inside",
     "inspect",
@@ -208,9 +210,46 @@ def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, 
         model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent).clone()
     _archive_dtypes(model.diffusion_model)
     management = comfy.model_management
-    return _patcher_class(disable_dynamic)(
+    patcher = _patcher_class(disable_dynamic)(
         model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
+    if file.kind == "x4":
+        _sample_in_tiles(patcher)
+    return patcher
+
+
+if IN_COMFYUI:
+
+    class Upscaler(comfy.model_base.SD_X4Upscaler):
+        """ComfyUI's x4 upscaler, whose picture is noised by the seed of our node where the conditioning has one."""
+
+        def extra_conds(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401  all that the conditioning holds
+            lowres.check_picture(self.sd2_name, options)
+            conds: dict[str, Any] = super().extra_conds(**options)
+            if "noise_augmentation_seed" in options:
+                picture, level = lowres.condition(options, options["noise"])
+                conds["c_concat"] = comfy.conds.CONDNoiseShape(picture.to(options["device"]))
+                conds["y"] = comfy.conds.CONDRegular(level.to(options["device"]))
+            return conds
+
+        def memory_required(self, input_shape: Sequence[int], *args: Any, **options: Any) -> float:  # noqa: ANN401
+            """Of a tile, where the picture is larger than one."""
+            needed: float = super().memory_required(lowres.largest_part(input_shape), *args, **options)
+            return needed
+
+
+def _sample_in_tiles(model: Patcher) -> None:
+    """Make an upscaler compute large pictures in tiles, whichever sampler asks it."""
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    if not model.get_wrappers(kind, "sd2_tiles"):
+        model.add_wrapper_with_key(kind, "sd2_tiles", _in_tiles)
+
+
+def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:  # noqa: ANN401
+    def interruptible(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return lowres.in_tiles(lambda part: network(part, *args, **options), x, interruptible)
 
 
 def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
@@ -218,7 +257,7 @@ def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
     base, on_cpu = comfy.model_base, torch.device("cpu")
     prediction = base.ModelType.V_PREDICTION if spec.prediction == "v_prediction" else base.ModelType.EPS
     if spec.kind == "x4":
-        return base.SD_X4Upscaler(config, prediction, device=on_cpu)
+        return Upscaler(config, prediction, device=on_cpu)
     if spec.unet.vector_dim is not None:
         return base.SD21UNCLIP(config, config.noise_aug_config, prediction, device=on_cpu)
     return base.BaseModel(config, prediction, device=on_cpu)
@@ -358,7 +397,10 @@ def sample(
     """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
     if not IN_COMFYUI:
         return standalone.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
-    _check(model, positive, negative)
+    _check(model, latent, positive, negative)
+    if isinstance(model.model, comfy.model_base.SD_X4Upscaler):
+        model = model.clone()
+        _sample_in_tiles(model)
     levels = schedule(model)
     sigmas = truncate(SCHEDULERS[sampling.scheduler], levels, sampling.steps, sampling.denoise).float()
     if len(sigmas) == 0:
@@ -386,14 +428,19 @@ def sample(
     return samples
 
 
-def _check(model: Patcher, *sides: Conditioning) -> None:
+def _check(model: Patcher, latent: Tensor, *sides: Conditioning) -> None:
     """As without ComfyUI, where the model is one of this family; others are ComfyUI's own business."""
     spec = _spec(model)
     if spec is None:
         return
-    guider.check(_name(model), spec, *sides)
+    guider.check(_name(model), spec, latent, *sides)
     for context, _ in (entry for side in sides for entry in side):
         guider.check_width(_name(model), spec, context)
+
+
+def identify(model: Patcher) -> tuple[str, ModelSpec | None]:
+    """What messages call the model on a MODEL wire, and what it is; None for one of no kind that we know."""
+    return (_name(model), _spec(model)) if IN_COMFYUI else (model.name, model.spec)
 
 
 def _name(model: Patcher) -> str:
@@ -405,8 +452,13 @@ def _spec(model: Patcher) -> ModelSpec | None:
     """What a model of the family is; None for other models."""
     known: ModelSpec | None = getattr(model.model, "sd2_spec", None)
     config = model.model.model_config
-    if known is not None or type(config) not in (comfy.supported_models.SD15, comfy.supported_models.SD20):
+    supported = comfy.supported_models
+    kinds = {
+        supported.SD15: ("v1", "v1-inpaint"),
+        supported.SD20: ("v2-base", "v2-inpaint"),
+        supported.SD_X4Upscaler: ("x4", "x4"),
+    }.get(type(config))
+    if known is not None or kinds is None:
         return known
-    family = ("v1", "v1-inpaint") if type(config) is comfy.supported_models.SD15 else ("v2-base", "v2-inpaint")
-    spec = SPECS[family[config.unet_config["in_channels"] == guider.INPAINT_CHANNELS]]
+    spec = SPECS[kinds[config.unet_config["in_channels"] == guider.INPAINT_CHANNELS]]
     return replace(spec, unet=replace(spec.unet, context_dim=config.unet_config["context_dim"]))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from . import host, masks, pixels
-from .wires import Conditioning, Latent, Vae
+from .wires import Conditioning, Latent, Vae, with_options
 
 
 class SD2MaskPreprocess:
@@ -173,11 +173,7 @@ class SD2VAEEncodeForInpaint:
             )
         if keep_unmasked or not hole.any():
             latent["noise_mask"] = masks.to_latent(mask if hole.any() else hole, height, width)
-        return _with(positive, values), _with(negative, values), latent
-
-
-def _with(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
-    return [[context, {**options, **values}] for context, options in conditioning]
+        return with_options(positive, values), with_options(negative, values), latent
 
 
 class SD2Composite:

@@ -49,9 +49,15 @@ class SD2VAEDecode:
         latent = samples["samples"]
         if latent.isnan().any():
             raise ValueError("the latent holds NaN; sample again with the checkpoint's dtype at bfloat16 or float32")
+        factor, needed = vae.spacial_compression_decode(), samples.get("sd2_factor")
+        if needed not in (None, factor):
+            raise ValueError(
+                f"this latent is decoded to {needed} x {needed} pixels for each of its own, but the vae makes "
+                f"{factor} x {factor}; connect the vae of the checkpoint that it was sampled with"
+            )
         if tile_size == 0:
             return (_unpad(vae.decode(latent), samples.get("sd2_size")),)
-        tile = max(tile_size // vae.spacial_compression_decode(), MIN_TILE)
+        tile = max(tile_size // factor, MIN_TILE)
         image = vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=tile // 4)
         return (_unpad(image, samples.get("sd2_size")),)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .masks import fit_batch
 
 MAX_GAIN = 1.5  # of a colour match: a flat border must not amplify what it surrounds
+MEAN_BITS = 12  # to which a mean colour is matched: 16 times as fine as a file of 8 bits
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -105,6 +106,20 @@ def _moments(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     mean = (image * where).sum((1, 2), keepdim=True) / count.clamp(min=1)
     std = (((image - mean) ** 2 * where).sum((1, 2), keepdim=True) / count.clamp(min=1)).sqrt()
     return torch.where(count > 0, mean, 0.5), std
+
+
+def match_mean(image: Tensor, reference: Tensor) -> Tensor:
+    """Shift each channel of [B, H, W, C] so that, once cut to 0..1, its mean is that of `reference`, of any size.
+
+    What is cut off moves the mean again, so the shift is searched for: the mean only rises with it.
+    """
+    target = reference.mean((1, 2), keepdim=True)
+    low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
+    for _ in range(MEAN_BITS + 1):
+        shift = (low + high) / 2
+        dark = (image + shift).clamp(0, 1).mean((1, 2), keepdim=True) < target
+        low, high = torch.where(dark, shift, low), torch.where(dark, high, shift)
+    return (image + (low + high) / 2).clamp(0, 1)
 
 
 def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool) -> Tensor:

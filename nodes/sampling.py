@@ -9,6 +9,7 @@ from torch import Tensor
 from ..samplers import SAMPLERS, SCHEDULERS, truncate
 from . import host, masks
 from .noise import starting_noise
+from .pairing import Prompt, check_decoders
 from .solver import Solver, solver_options
 from .wires import Conditioning, Latent
 
@@ -110,6 +111,7 @@ class SD2KSampler:
                     },
                 ),
             },
+            "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"},
         }
 
     def sample(
@@ -126,7 +128,10 @@ class SD2KSampler:
         denoise: float = 1.0,
         eta: float = 0.0,
         cfg_rescale: float = 0.0,
+        prompt: Prompt | None = None,
+        unique_id: str | None = None,
     ) -> tuple[Latent]:
+        check_decoders(prompt, unique_id, model)
         latent = _checked(latent_image["samples"])
         mask = _latent_mask(latent_image.get("noise_mask"), latent)
         if mask is not None and not mask.any():  # nothing to repaint
@@ -195,7 +200,7 @@ class SD2Scheduler:
 
 def _checked(latent: Tensor) -> Tensor:
     if latent.ndim != 4 or latent.shape[1] != 4:
-        raise ValueError(f"the latent is {list(latent.shape)}; these models take [batch, 4, height / 8, width / 8]")
+        raise ValueError(f"the latent is {list(latent.shape)}; these models take [batch, 4, height, width]")
     if latent.isnan().any():
         raise ValueError("the latent holds NaN before sampling; encode the picture again with dtype float32")
     return latent.float().cpu()

@@ -237,7 +237,7 @@ def sample(
 
     start: x at the first sigma, where it is not to be the reference's.
     """
-    check(model.name, model.spec, positive, negative)
+    check(model.name, model.spec, latent, positive, negative)
     check_understood(positive, negative)
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:

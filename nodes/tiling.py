@@ -15,13 +15,15 @@ def tiled(
     tile: tuple[int, int],
     overlap: int,
     scale: float,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    grid: int = 1,
 ) -> Tensor:
     """network over x [B, C, H, W] in tiles of (height, width), neighbours sharing at least `overlap` pixels.
 
-    scale: output pixels per input pixel. Tiles fade into each other linearly over the overlap.
+    scale: output pixels per input pixel. Tiles fade into each other linearly over the overlap. They begin at multiples
+    of `grid`, if tile - overlap is one; the last may be smaller then.
     """
-    tops, lefts = (_starts(length, size, overlap) for length, size in zip(x.shape[2:], tile, strict=True))
+    tops, lefts = (_starts(length, size, overlap, grid) for length, size in zip(x.shape[2:], tile, strict=True))
     corners = [(top, left) for top in tops for left in lefts]
     fade = round(overlap * scale)
     out = weights = x.new_zeros(())
@@ -39,11 +41,12 @@ def tiled(
     return out / weights
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
+def _starts(length: int, tile: int, overlap: int, grid: int) -> list[int]:
     """Where the tiles begin: the last one ends at the border, whatever it shares with its neighbour."""
     if length <= tile:
         return [0]
-    return [*range(0, length - tile, max(tile - overlap, 1)), length - tile]
+    last = -(-(length - tile) // grid) * grid
+    return [*range(0, length - tile, max(tile - overlap, 1)), last]
 
 
 def _ramp(length: int, fade: int) -> Tensor:

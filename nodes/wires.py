@@ -7,7 +7,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Conditioning = list[list[Any]]  # of [context [B, T, D], options]
-Latent = dict[str, Any]  # samples [B, 4, h, w] unscaled, noise_mask, batch_index; ours: sd2_size, (H, W) unpadded
+# samples [B, 4, h, w] unscaled, noise_mask, batch_index; ours: sd2_size, (H, W) unpadded; sd2_factor, of its vae
+Latent = dict[str, Any]
+
+
+def with_options(conditioning: Conditioning, options: dict[str, Any]) -> Conditioning:
+    """The same conditioning with these options set on every entry."""
+    return [[context, {**given, **options}] for context, given in conditioning]
 
 
 class Clip(Protocol):

@@ -30,6 +30,8 @@ INPUTS = {
     "SD2VAEDecode": "samples vae tile_size",
     "SD2Composite": "original generated mask color_match",
     "SD2SampleImage": "name",
+    "SD2UpscaleConditioning": "positive negative image noise_level seed",
+    "SD2ColorMatch": "image reference enabled",
 }
 OUTPUTS = {
     "SD2CheckpointLoader": "MODEL CLIP VAE CLIP_VISION SD2_DEPTH_MODEL STRING",
@@ -42,6 +44,8 @@ OUTPUTS = {
     "SD2VAEDecode": "IMAGE",
     "SD2Composite": "IMAGE",
     "SD2SampleImage": "IMAGE MASK",
+    "SD2UpscaleConditioning": "CONDITIONING CONDITIONING LATENT",
+    "SD2ColorMatch": "IMAGE",
 }
 
 
@@ -124,7 +128,8 @@ def test_classes_are_well_formed(node):
     assert node_class.SEARCH_ALIASES
     assert len(node_class.RETURN_TYPES) == len(node_class.RETURN_NAMES) == len(node_class.OUTPUT_TOOLTIPS)
     parameters = [*inspect.signature(getattr(node_class, node_class.FUNCTION)).parameters.values()][1:]
-    assert {parameter.name for parameter in parameters} == set(entries(node))
+    hidden = node_class.INPUT_TYPES().get("hidden", {})
+    assert {parameter.name for parameter in parameters} == {*entries(node), *hidden}
     for name in node_class.INPUT_TYPES().get("optional", {}):
         assert next(p for p in parameters if p.name == name).default is not inspect.Parameter.empty
 

@@ -1,0 +1,246 @@
+"""The x4 upscaler: against diffusers' pipeline on the same random weights, in tiles, its colours, wrong pairings."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
+from diffusers_keys import diffusers_unet, diffusers_vae
+from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.nodes import host, lowres, pixels
+from sd2_family.nodes.noise import starting_noise
+from tiny import write_checkpoint
+
+STEPS, CFG, SEED, NOISE_SEED, LEVEL = 10, 5.0, 7, 11, 20
+SCHEDULE = {"beta_start": 1e-4, "beta_end": 2e-2, "beta_schedule": "scaled_linear"}
+PROMPTS = ("a (red:1.2) cat", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "checkpoints"
+    folder.mkdir()
+    for kind in ("x4", "v2-base", "v2-inpaint"):
+        write_checkpoint(folder / f"{kind}.safetensors", kind)
+    spec = tiny.tiny_spec("x4")
+    # the levels of the real one: a deepest that alone attends to itself, and sees the picture 8 times smaller
+    levels = {"channel_mult": (1, 2, 2, 4), "attention": (False, True, True, True)}
+    unet = replace(spec.unet, model_channels=32, **levels, self_attention=(False, False, False, True))
+    with pytest.MonkeyPatch.context() as patch:
+        autoencoder = replace(spec.autoencoder, channels=8, channel_mult=(1, 1, 1))
+        patch.setattr(tiny, "tiny_spec", lambda kind: replace(spec, unet=unet, autoencoder=autoencoder))
+        write_checkpoint(folder / "x4-deep.safetensors", "x4")
+    return folder
+
+
+@pytest.fixture
+def load(folder, monkeypatch):
+    monkeypatch.setenv("SD2_MODELS_DIR", str(folder.parent))
+    return lambda name: host.load_checkpoint(f"{name}.safetensors")
+
+
+def call(node, *args, **kwargs):
+    return getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(*args, **kwargs)
+
+
+def picture(height, width, count=1):
+    """Smooth colours, everywhere alike."""
+    coarse = torch.rand(count, 3, height // 8 + 2, width // 8 + 2, generator=torch.Generator().manual_seed(3))
+    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    return fine.clamp(0, 1).movedim(1, -1)
+
+
+def prepared(file, image, level=LEVEL):
+    sides = [call("SD2CLIPTextEncode", file.clip, text)[0] for text in PROMPTS]
+    return call("SD2UpscaleConditioning", *sides, image, level, NOISE_SEED)
+
+
+def sampled(file, positive, negative, latent, steps=STEPS, **options):
+    given = (file.model, SEED, steps, CFG, "ddim", "ldm", positive, negative, latent)
+    return call("SD2KSampler", *given, **options)[0]
+
+
+# against diffusers
+
+
+@pytest.fixture
+def pipeline(load):
+    file = load("x4")
+    pipeline = StableDiffusionUpscalePipeline(
+        vae=diffusers_vae(file.vae.autoencoder, file.vae.spec),
+        text_encoder=None,
+        tokenizer=None,
+        unet=diffusers_unet(file.model.unet),
+        low_res_scheduler=DDPMScheduler(**SCHEDULE),
+        scheduler=DDIMScheduler(
+            **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
+        ),
+        max_noise_level=350,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("level", [0, 20, 350])
+def test_the_noised_picture_is_diffusers(pipeline, level):
+    image = picture(24, 40, count=2)
+    ours, label = lowres.condition(lowres.values(image, level, NOISE_SEED), torch.zeros(2, 4, 24, 40))
+    x = pipeline.image_processor.preprocess(image.movedim(-1, 1))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    theirs = pipeline.low_res_scheduler.add_noise(x, noise, torch.tensor([level, level]))
+    # diffusers has its schedule in float32, where 1 - a of the lowest level keeps four digits
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert label.tolist() == [level, level]
+
+
+@pytest.mark.parametrize("level", [20, 150])
+def test_ten_ddim_steps_and_the_picture(load, pipeline, level):
+    file = load("x4")
+    image = picture(24, 40)
+    positive, negative, latent = prepared(file, image, level)
+    samples = sampled(file, positive, negative, latent)
+    (decoded,) = call("SD2VAEDecode", samples, file.vae)
+
+    given = {
+        "image": image.movedim(-1, 1),
+        "prompt_embeds": positive[0][0],
+        "negative_prompt_embeds": negative[0][0],
+        "num_inference_steps": STEPS,
+        "guidance_scale": CFG,
+        "noise_level": level,
+        "latents": starting_noise(latent["samples"], SEED),
+    }
+    generators = (torch.Generator().manual_seed(NOISE_SEED) for _ in range(2))  # they draw the picture's noise only
+    theirs = pipeline(**given, generator=next(generators), output_type="latent").images
+    assert theirs.std() > 0.5
+    assert torch.allclose(samples["samples"] * file.vae.spec.scale, theirs, rtol=0, atol=1e-3)
+    theirs = pipeline(**given, generator=next(generators), output_type="pt").images.movedim(1, -1)
+    assert decoded.shape == theirs.shape == (1, 96, 160, 3)
+    assert torch.allclose(decoded, theirs, rtol=0, atol=1e-3)
+
+
+def test_another_noise_level_is_another_class(load):
+    file = load("x4")
+    positive, negative, latent = prepared(file, picture(16, 16))
+    first = sampled(file, positive, negative, latent, steps=2)["samples"]
+    lowres_noise = positive[0][1]["noise_augmentation_seed"]
+    assert lowres_noise == NOISE_SEED
+    for key, value in (("noise_augmentation", 21 / 350), ("noise_augmentation_seed", 12)):
+        sides = [[[context, {**options, key: value}] for context, options in side] for side in (positive, negative)]
+        assert not torch.allclose(sampled(file, *sides, latent, steps=2)["samples"], first, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 31), (20, 12)])
+def test_any_size_and_a_batch(load, size):
+    file = load("x4-deep")
+    samples = sampled(file, *prepared(file, picture(*size, count=2)), steps=1)
+    (decoded,) = call("SD2VAEDecode", samples, file.vae)
+    assert decoded.shape == (2, 4 * size[0], 4 * size[1], 3)
+
+
+# tiles
+
+
+def test_tiles_begin_on_the_grid_of_the_deepest_level(monkeypatch):
+    monkeypatch.setattr(lowres, "TILE", 32)
+    monkeypatch.setattr(lowres, "OVERLAP", 8)
+    rows, columns = torch.meshgrid(torch.arange(45.0), torch.arange(77.0), indexing="ij")
+    corners = []
+
+    def network(part):
+        corners.append([int(x) for x in part[0, :, 0, 0]])
+        return part
+
+    x = torch.stack([rows, columns])[None]
+    torch.testing.assert_close(lowres.in_tiles(network, x), x)
+    assert corners == [[row, column] for row in (0, 16) for column in (0, 24, 48)]
+
+
+def test_what_is_held_at_once_does_not_grow():
+    assert lowres.largest_part([2, 7, 200, 300]) == [2, 7, 200, 300]
+    assert lowres.largest_part([2, 7, 4000, 3000]) == lowres.largest_part([2, 7, 400, 300]) == [2, 7, 256, 256]
+
+
+# colours
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.1), (0.6, 0.0), (1.5, -0.2), (0.0, 1.0)])
+def test_the_mean_colour_is_kept(gain, offset):
+    reference = picture(50, 75, count=2) * torch.tensor([1.0, 0.5, 0.02])
+    image = (picture(200, 300, count=2) * gain + offset).clamp(0, 1)
+    (matched,) = call("SD2ColorMatch", image, reference)
+    assert matched.min() >= 0
+    assert matched.max() <= 1
+    difference = (matched.mean((1, 2)) - reference.mean((1, 2))).abs()
+    assert difference.max() < 1 / 255
+    assert (image.mean((1, 2)) - reference.mean((1, 2))).abs().max() > 10 / 255
+    assert call("SD2ColorMatch", image, reference, False)[0] is image
+
+
+def test_one_reference_serves_a_batch():
+    image = picture(20, 30, count=3)
+    matched = pixels.match_mean(image, picture(5, 5))
+    assert torch.equal(call("SD2ColorMatch", image, picture(5, 5))[0], matched)
+
+
+# wrong pairings
+
+
+def test_an_upscaler_without_its_conditioning(load):
+    file = load("x4")
+    sides = [call("SD2CLIPTextEncode", file.clip, text)[0] for text in PROMPTS]
+    with pytest.raises(ValueError, match=r"x4\.safetensors enlarges a picture.*SD2UpscaleConditioning"):
+        sampled(file, *sides, {"samples": torch.zeros(1, 4, 8, 8)})
+    positive, _, latent = prepared(file, picture(8, 8))
+    with pytest.raises(ValueError, match="the conditioning holds none"):
+        sampled(file, positive, sides[1], latent)
+
+
+@pytest.mark.parametrize("kind", ["v2-base", "v2-inpaint"])
+def test_upscale_conditioning_on_another_model(load, kind):
+    file = load(kind)
+    with pytest.raises(ValueError, match=rf"{kind}\.safetensors is .*needs kind x4 \(x4-upscaler-ema\)"):
+        sampled(file, *prepared(file, picture(8, 8)))
+
+
+def test_inpainting_conditioning_on_an_upscaler(load):
+    file = load("x4")
+    positive, negative, _ = prepared(file, picture(16, 16))
+    *sides, latent = call(
+        "SD2VAEEncodeForInpaint", positive, negative, file.vae, picture(64, 64), torch.ones(1, 64, 64)
+    )
+    with pytest.raises(ValueError, match=r"needs kind v2-inpaint"):
+        sampled(file, *sides, latent)
+
+
+def test_a_latent_of_another_autoencoder(load):
+    file = load("x4")
+    positive, negative, _ = prepared(file, picture(16, 32))
+    latent = {"samples": load("v2-base").vae.encode(picture(64, 128))}
+    with pytest.raises(ValueError, match=r"picture of 32 x 16 .*this one is 16 x 8; .* vae of x4\.safetensors"):
+        sampled(file, positive, negative, latent)
+
+
+def test_another_autoencoder_is_named_before_sampling(load):
+    file = load("x4")
+    prompt = {
+        "1": {"class_type": "SD2CheckpointLoader", "inputs": {"ckpt_name": "x4.safetensors"}},
+        "2": {"class_type": "SD2CheckpointLoader", "inputs": {"ckpt_name": "v2-base.safetensors"}},
+        "3": {"class_type": "SD2KSampler", "inputs": {"model": ["1", 0]}},
+        "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 2]}},
+    }
+    given = prepared(file, picture(8, 8))
+    sentence = (
+        r"vae of v2-base\.safetensors, .* makes 8 .* x4\.safetensors needs 4; connect the vae of x4\.safetensors"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        sampled(file, *given, prompt=prompt, unique_id="3")
+    prompt["4"]["inputs"]["vae"] = ["1", 2]
+    sampled(file, *given, steps=1, prompt=prompt, unique_id="3")
+
+
+def test_another_autoencoder_is_named_when_decoding(load):
+    latent = prepared(load("x4"), picture(8, 8))[2]
+    with pytest.raises(ValueError, match=r"decoded to 4 x 4 .* makes 8 x 8; connect the vae"):
+        call("SD2VAEDecode", latent, load("v2-base").vae)
