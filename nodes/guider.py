@@ -136,7 +136,7 @@ def _inpaint_channels(model: Model, options: dict[str, Any], latent: Tensor, mas
         picture = scale * picture.float()
     if picture.shape[-2:] != latent.shape[-2:]:
         picture = F.interpolate(picture, size=(height, width), mode="bilinear")
-    mask = (masks.to_latent(mask, height, width) >= 0.5).float()
+    mask = masks.to_latent(mask, height, width).round()  # ComfyUI's rule: a half becomes 0
     return torch.cat([masks.fit_batch(x, len(latent)).to(latent.device) for x in (mask, picture)], dim=1)
 
 

@@ -6,6 +6,9 @@ One file per kind in tests/layouts, nested by attribute path; exponential-moving
 import json
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 FOLDER = Path(__file__).parent / "layouts"
 
 
@@ -21,3 +24,14 @@ def _flatten(tree, path):
             yield from _flatten(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", tuple(value)
+
+
+def write_full_width(path, kind):
+    """A file of the official size in float16: small random weights, norms at 1, so that nothing overflows."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for key, shape in layout(kind).items():
+        scale = 1.0 if len(shape) == 1 and key.endswith("weight") else 0.0
+        tensors[key] = (scale + 0.01 * torch.randn(shape, generator=generator)).half()
+    save_file(tensors, path)
+    return path

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 import torch
-from checkpoint_layouts import layout
-from safetensors.torch import save_file
+from checkpoint_layouts import write_full_width
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.specs import SPECS
 
@@ -25,15 +24,7 @@ print(time.perf_counter() - start, rss() - before)
 
 @pytest.fixture(scope="module")
 def full_width(tmp_path_factory):
-    """512-inpainting-ema in float16: small random weights, norms at 1, so that nothing overflows."""
-    torch.manual_seed(0)
-    tensors = {}
-    for key, shape in layout("v2-inpaint").items():
-        scale = 1.0 if len(shape) == 1 and key.endswith("weight") else 0.0
-        tensors[key] = (scale + 0.01 * torch.randn(shape)).half()
-    path = tmp_path_factory.mktemp("checkpoints") / "512-inpainting-ema.safetensors"
-    save_file(tensors, path)
-    return path
+    return write_full_width(tmp_path_factory.mktemp("checkpoints") / "512-inpainting-ema.safetensors", "v2-inpaint")
 
 
 def test_loads_in_seconds_and_in_little_more_than_its_own_size(full_width):

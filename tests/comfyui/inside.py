@@ -1,6 +1,8 @@
 """Run by test_inside.py in ComfyUI's own Python: our MODEL, CLIP and VAE beside ComfyUI's, with the same weights.
 
-Arguments: ComfyUI's folder, a folder with v2-base.safetensors and v2-inpaint.safetensors. Prints numbers as JSON.
+Arguments: ComfyUI's folder, a folder with v1.safetensors, v2-base.safetensors and v2-inpaint.safetensors. Prints
+numbers as JSON; a change of the model or of its conditioning gives two, its effect and its gap to the same change of
+ComfyUI's own model.
 """
 
 import importlib
@@ -19,6 +21,8 @@ comfy.options.enable_args_parsing()
 import comfy.cldm.cldm  # noqa: E402
 import comfy.controlnet  # noqa: E402
 import comfy.hooks  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.patcher_extension  # noqa: E402
@@ -54,14 +58,24 @@ def core_model(file, ours):
     return patcher
 
 
-def stock(model, positive, negative, noise):
-    latent = torch.zeros_like(noise)
-    return comfy.sample.sample(model, noise, 4, 5.0, "euler", "normal", positive, negative, latent, seed=1)
+def core_node(module, name, **inputs):
+    """Run one of ComfyUI's nodes, of the old or of the new kind of class; its outputs."""
+    node_class = getattr(importlib.import_module(module), name)
+    if hasattr(node_class, "define_schema"):
+        return node_class.execute(**inputs).args
+    return getattr(node_class(), node_class.FUNCTION)(**inputs)
 
 
-def ours_on(model, positive, negative, **values):
-    widgets = {"seed": 1, "steps": 4, "cfg": 5.0, "sampler_name": "ddim", "scheduler": "ldm", "denoise": 1.0, **values}
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+def stock(model, positive, negative, noise, latent=None, mask=None):
+    latent = torch.zeros_like(noise) if latent is None else latent
+    return comfy.sample.sample(
+        model, noise, 4, 5.0, "euler", "normal", positive, negative, latent, noise_mask=mask, seed=1
+    )
+
+
+def ours_on(model, positive, negative, latent=None):
+    widgets = {"seed": 1, "steps": 4, "cfg": 5.0, "sampler_name": "ddim", "scheduler": "ldm", "denoise": 1.0}
+    latent = latent or {"samples": torch.zeros(1, 4, 8, 8)}
     return node("SD2KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **widgets)[0][
         "samples"
     ]
@@ -71,7 +85,7 @@ def gap(a, b):
     return float((a - b).abs().max())
 
 
-def lora(model, clip):
+def loras(model):
     """The same change of one layer under the ldm and the diffusers name."""
     generator = torch.Generator().manual_seed(5)
     layer = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_q
@@ -82,8 +96,7 @@ def lora(model, clip):
         "ldm": "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_q",
         "diffusers": "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q",
     }
-    files = {k: {f"{n}.lora_down.weight": down, f"{n}.lora_up.weight": up} for k, n in names.items()}
-    return {k: comfy.sd.load_lora_for_models(model, clip, file, 0.8, 0.8)[0] for k, file in files.items()}
+    return {style: {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up} for style, name in names.items()}
 
 
 def control_net(model):
@@ -111,32 +124,150 @@ def controlled(conditioning, net):
     ]
 
 
+def of_model(module, name, **inputs):
+    """A change by one of ComfyUI's nodes that takes a MODEL."""
+    return lambda model, *sides: (core_node(module, name, model=model, **inputs)[0], *sides)
+
+
+def beside(other, name, **inputs):
+    """A change of the positive side: another prompt beside it, through one of ComfyUI's nodes."""
+
+    def change(model, positive, negative):
+        (placed,) = core_node("nodes", name, conditioning=other, **inputs)
+        return model, [*positive, *placed], negative
+
+    return change
+
+
+def with_lora(file):
+    return lambda model, *sides: (comfy.sd.load_lora_for_models(model, None, file, 0.8, 0.0)[0], *sides)
+
+
+def with_hook(file):
+    """A LoRA that holds for the positive side alone."""
+
+    def change(model, positive, negative):
+        hooks = comfy.hooks.create_hook_lora(file, 0.8, 0.0)
+        return model, comfy.hooks.set_hooks_for_conditioning(positive, hooks), negative
+
+    return change
+
+
+def changes(model, other):
+    """Every kind of change that ComfyUI's nodes make. other: a second prompt."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, :24] = 1
+    net, files = control_net(model), loras(model)
+    advanced = "comfy_extras.nodes_model_advanced"
+    v = of_model(advanced, "ModelSamplingDiscrete", sampling="v_prediction", zsnr=True)
+    return {
+        "lora, ldm": with_lora(files["ldm"]),
+        "lora, diffusers": with_lora(files["diffusers"]),
+        "lora hook": with_hook(files["diffusers"]),
+        "control": lambda model, *sides: (model, *(controlled(side, net) for side in sides)),
+        "area": beside(other, "ConditioningSetArea", width=32, height=48, x=32, y=0, strength=0.8),
+        "mask": beside(other, "ConditioningSetMask", mask=mask, set_cond_area="default", strength=1.0),
+        "rescaled guidance": of_model(advanced, "RescaleCFG", multiplier=0.7),
+        "v with zero terminal SNR": v,
+        "FreeU": of_model("comfy_extras.nodes_freelunch", "FreeU_V2", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
+        "perturbed attention": of_model("comfy_extras.nodes_pag", "PerturbedAttentionGuidance", scale=3.0),
+    }
+
+
+def inpainting(model, vae, positive, negative, noise):
+    """What ComfyUI's own inpainting node and both samplers make of a model: two latents."""
+    generator = torch.Generator().manual_seed(9)
+    picture, mask = torch.rand(1, 64, 64, 3, generator=generator), torch.zeros(1, 64, 64)
+    mask[:, 16:40, 8:48] = 1
+    positive, negative, latent = core_node(
+        "nodes", "InpaintModelConditioning",
+        positive=positive, negative=negative, pixels=picture, vae=vae, mask=mask, noise_mask=True,
+    )  # fmt: skip
+    return (
+        stock(model, positive, negative, noise, latent["samples"], latent["noise_mask"]),
+        ours_on(model, positive, negative, latent=latent),
+    )
+
+
+def streamed(model, positive):
+    """What a model with a LoRA predicts when its weights are loaded whole, and when memory holds no layer of it."""
+    comfy.model_management.unload_all_models()
+    patcher, *_ = with_lora(loras(model)["ldm"])(model)
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    cpu = torch.device("cpu")
+    for budget in (0, 1):  # bytes, 0 for no limit
+        patcher.patch_model(cpu, lowvram_model_memory=budget)
+        assert bool(patcher.model.model_lowvram) == bool(budget)
+        yield patcher.model.apply_model(x, torch.tensor([3.0]), c_crossattn=positive[0][0])
+        patcher.unpatch_model(cpu)
+
+
+def steps_after_cancelling(model, positive, negative):
+    """How often the network still runs when Cancel is pressed during its second run."""
+    management, calls = comfy.model_management, []
+
+    def press(run, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            management.interrupt_current_processing()
+        return run(*args, **options)
+
+    pressed = model.clone()
+    pressed.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, press)
+    # what ComfyUI's server hangs on its progress bars
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
+    try:
+        ours_on(pressed, positive, negative)
+    except management.InterruptProcessingException:
+        return len(calls) - 2
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    return "not cancelled"
+
+
+PROMPTS = {
+    "weights": "a (red:1.3) house, [a (tree:0.5)] \\(left\\)",
+    "length": "a red house beside a (blue:1.2) boat, " * 20,
+    "nothing": "",
+}
+
+
+def text_gaps():
+    """By kind and prompt, how far our text encoding without ComfyUI is from what is on ComfyUI's wires."""
+    gaps = {}
+    for kind in ("v1", "v2-base"):
+        _, clip, *_ = node("SD2CheckpointLoader", ckpt_name=f"{kind}.safetensors")
+        own = importlib.import_module("pack.nodes.standalone").load_checkpoint(str(FOLDER / f"{kind}.safetensors"))
+        for name, text in PROMPTS.items():
+            (comfyui,) = core_node("nodes", "CLIPTextEncode", clip=clip, text=text)
+            (ours,) = node("SD2CLIPTextEncode", clip=clip, text=text)
+            (alone,) = node("SD2CLIPTextEncode", clip=own.clip, text=text)
+            assert comfyui[0][0].shape[1] >= (154 if name == "length" else 77)
+            gaps[f"{kind}, {name}"] = max(gap(comfyui[0][0], ours[0][0]), gap(comfyui[0][0], alone[0][0]))
+    return gaps
+
+
 @torch.no_grad()
 def main():
     numbers = {}
     ours, clip, vae, *_ = node("SD2CheckpointLoader", ckpt_name="v2-base.safetensors")
     core = core_model("v2-base.safetensors", ours)
-    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a (red:1.3) house", ""))
+    prompts = ("a (red:1.3) house", "", "a blue tree")
+    positive, negative, other = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in prompts)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     plain = stock(ours, positive, negative, noise)
     numbers["stock sampler"] = gap(plain, stock(core, positive, negative, noise))
     numbers["our sampler"] = gap(ours_on(ours, positive, negative), ours_on(core, positive, negative))
-    v = ours.clone()
-    numbers["pictures"] = gap(plain, torch.zeros_like(plain))
 
-    patched = {name: stock(model, positive, negative, noise) for name, model in lora(ours, clip).items()}
-    numbers["lora namings"] = gap(patched["ldm"], patched["diffusers"])
-    numbers["lora effect"] = gap(patched["ldm"], plain)
-    numbers["lora"] = gap(patched["ldm"], stock(lora(core, clip)["ldm"], positive, negative, noise))
-    numbers["lora removed"] = gap(plain, stock(ours, positive, negative, noise))
-
-    net = control_net(ours)
-    sides = controlled(positive, net), controlled(negative, net)
-    with_control = stock(ours, *sides, noise)
-    numbers["control effect"] = gap(with_control, plain)
-    numbers["control"] = gap(with_control, stock(core, *sides, noise))
-    numbers["control, our sampler"] = gap(ours_on(ours, *sides), ours_on(core, *sides))
+    numbers["effects"], numbers["gaps"] = {}, {}
+    for name, change in changes(ours, other).items():
+        mine, theirs = change(ours, positive, negative), change(core, positive, negative)
+        sampled = stock(*mine, noise)
+        numbers["effects"][name] = gap(sampled, plain)
+        numbers["gaps"][name] = gap(sampled, stock(*theirs, noise))
+        numbers["gaps"][f"{name}, our sampler"] = gap(ours_on(*mine), ours_on(*theirs))
+    numbers["changes undone"] = gap(plain, stock(ours, positive, negative, noise))
 
     calls = []
     wrapped = ours.clone()
@@ -146,11 +277,32 @@ def main():
     numbers["wrapper"] = gap(stock(wrapped, positive, negative, noise), plain)
     numbers["wrapper calls"] = len(calls)
 
+    numbers["native"] = [
+        isinstance(ours, getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)),
+        isinstance(ours.model, comfy.model_base.BaseModel),
+        type(clip) is comfy.sd.CLIP,
+        type(vae) is comfy.sd.VAE,
+        all(
+            hasattr(m, "comfy_cast_weights")
+            for m in ours.model.modules()
+            if next(m.parameters(False), None) is not None
+        ),
+    ]
+    numbers["streamed"] = gap(*streamed(ours, positive))
+    numbers["steps after cancelling"] = steps_after_cancelling(ours, positive, negative)
+    numbers["after cancelling"] = gap(ours_on(ours, positive, negative), ours_on(core, positive, negative))
+
+    inpaint, _, inpaint_vae, *_ = node("SD2CheckpointLoader", ckpt_name="v2-inpaint.safetensors")
+    given = inpaint_vae, positive, negative, noise
+    mine, theirs = inpainting(inpaint, *given), inpainting(core_model("v2-inpaint.safetensors", inpaint), *given)
+    numbers["inpainting, stock sampler"], numbers["inpainting, our sampler"] = map(gap, mine, theirs)
+
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(8))
     latent = vae.encode(picture)
     numbers["vae tiles"] = gap(vae.decode(latent), vae.decode_tiled(latent, tile_x=64, tile_y=64, overlap=8))
+    numbers["text"] = text_gaps()
 
-    comfy.sd.save_checkpoint(str(FOLDER / "saved.safetensors"), v, clip=clip, vae=vae)
+    comfy.sd.save_checkpoint(str(FOLDER / "saved.safetensors"), ours.clone(), clip=clip, vae=vae)
     folder_paths.filename_list_cache.clear()
     again, clip_again, vae_again, *_ = node("SD2CheckpointLoader", ckpt_name="saved.safetensors")
     numbers["saved model"] = gap(plain, stock(again, positive, negative, noise))

@@ -11,11 +11,19 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 PATH = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
 PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
+QUERY = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.weight"
+FIRST = "cond_stage_model.model.transformer.resblocks.0.mlp.c_fc.weight"
+TEXT = {"lora_te_text_model_encoder_layers_0_mlp_fc1": FIRST}
+LORA_NAMES = {
+    "ldm": {"lora_unet_middle_block_1_transformer_blocks_0_attn2_to_q": QUERY, **TEXT},
+    "diffusers": {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q": QUERY, **TEXT},
+}
 MODELS = ("checkpoints", "loras", "diffusion_models", "vae_approx", "embeddings")
 
 
@@ -37,6 +45,10 @@ class Server:
         self.base = base
         for kind in MODELS:
             (base / "models" / kind).mkdir(parents=True)
+        self.elsewhere = base / "elsewhere" / "sd"
+        self.elsewhere.mkdir(parents=True)
+        self.extra_paths = base / "extra.yaml"
+        self.extra_paths.write_text(f"more:\n    base_path: {self.elsewhere.parent}\n    checkpoints: sd\n")
         (base / "custom_nodes").mkdir()
         (base / "input").mkdir()
         (base / "custom_nodes" / "sd2-family").symlink_to(ROOT, target_is_directory=True)
@@ -48,6 +60,7 @@ class Server:
     def start(self):
         options = ["--cpu", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         options += ["--disable-auto-launch", "--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:"]
+        options += ["--extra-model-paths-config", str(self.extra_paths)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [PYTHON, "main.py", *options], cwd=PATH, stdout=log, stderr=subprocess.STDOUT
@@ -96,9 +109,9 @@ class Server:
             time.sleep(0.05)
         raise TimeoutError(f"prompt {prompt_id} did not end in {timeout} s")
 
-    def run(self, prompt):
+    def run(self, prompt, timeout=120):
         """The pictures a prompt saves, by node id: uint8 [H, W, 3]."""
-        entry = self.wait(self.queue(prompt))
+        entry = self.wait(self.queue(prompt), timeout)
         messages = dict(entry["status"]["messages"])
         if "execution_error" in messages:
             raise RuntimeError(messages["execution_error"]["exception_message"].strip())
@@ -135,3 +148,26 @@ class Graph(dict):
 
     def save(self, image):
         return self.add("SaveImage", images=image, filename_prefix="test")()[0]
+
+
+def sampled(graph, model, clip, vae, *, sampler="SD2KSampler", prompt="a red house", latent=None, **values):
+    """A text-to-image branch: its node that saves. `values` replace the sampler's widgets."""
+    positive = graph.add("CLIPTextEncode", clip=clip, text=prompt)()
+    negative = graph.add("SD2CLIPTextEncode", clip=clip, text="")()
+    latent = latent or graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)()
+    widgets = {"seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    links = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    samples = graph.add(sampler, **links, **{**widgets, **values})()
+    return graph.save(graph.add("VAEDecode", samples=samples, vae=vae)())
+
+
+def lora(names, shapes, rank=4):
+    """A LoRA that is strong enough to see, the same numbers under other names. shapes: those of the layers, by key."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {}
+    for name, key in names.items():
+        out, into = shapes[key]
+        weights[f"{name}.lora_down.weight"] = torch.randn(rank, into, generator=generator) * into**-0.5
+        weights[f"{name}.lora_up.weight"] = torch.randn(out, rank, generator=generator)
+        weights[f"{name}.alpha"] = torch.tensor(float(rank))
+    return weights

@@ -1,18 +1,17 @@
-"""Our UNet against ComfyUI's own with the same weights and the same patches. Needs COMFYUI_PATH."""
+"""Our UNet against ComfyUI's own with the same weights and the same patches."""
 
 import importlib
 import math
-import os
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from live import PATH, missing
 from sd2_family.models.unet import UNet
 from test_unet import SPECS, inputs, random_unet
 
-COMFYUI_PATH = os.environ.get("COMFYUI_PATH")
-pytestmark = pytest.mark.skipif(COMFYUI_PATH is None, reason="COMFYUI_PATH is not set")
+pytestmark = pytest.mark.comfyui
 
 # float32, outputs of standard deviation 1; another attention kernel rounds differently
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
@@ -20,7 +19,9 @@ TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 @pytest.fixture(scope="module")
 def comfy_unet_class():
-    sys.path.append(COMFYUI_PATH)
+    if reason := missing():
+        pytest.skip(reason)
+    sys.path.append(str(PATH))
     importlib.import_module("comfy.cli_args").args.cpu = True
     return importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel
 

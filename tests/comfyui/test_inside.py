@@ -19,32 +19,72 @@ def numbers(tmp_path_factory):
     if reason := missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("inside")
-    write_checkpoint(folder / "v2-base.safetensors", "v2-base")
+    for kind in ("v1", "v2-base", "v2-inpaint"):
+        write_checkpoint(folder / f"{kind}.safetensors", kind)
     script = Path(__file__).parent / "inside.py"
     done = subprocess.run([PYTHON, script, PATH, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
+CHANGES = (
+    "lora, ldm",
+    "lora, diffusers",
+    "lora hook",
+    "control",
+    "area",
+    "mask",
+    "rescaled guidance",
+    "v with zero terminal SNR",
+    "FreeU",
+    "perturbed attention",
+)
+
+
+def test_objects_are_comfyuis_own(numbers):
+    assert numbers["native"] == [True] * 5  # MODEL, its inside, CLIP, VAE, every layer that holds weights
+
+
+def test_layers_can_be_streamed_with_their_patches(numbers):
+    assert numbers["streamed"] <= 1e-5
+
+
 @pytest.mark.parametrize(
-    "what", ["stock sampler", "our sampler", "lora", "control", "control, our sampler", "wrapper"]
+    "what", ["stock sampler", "our sampler", "wrapper", "inpainting, stock sampler", "inpainting, our sampler"]
 )
 def test_same_result_as_comfyuis_own_model(numbers, what):
     assert numbers[what] <= CLOSE
 
 
-@pytest.mark.parametrize("what", ["lora effect", "control effect", "pictures"])
-def test_it_has_an_effect(numbers, what):
-    assert numbers[what] > 0.05
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_does_to_our_model_what_it_does_to_comfyuis(numbers, change):
+    assert numbers["effects"][change] > 0.02
+    assert numbers["gaps"][change] <= CLOSE
+    assert numbers["gaps"][f"{change}, our sampler"] <= CLOSE
 
 
-def test_a_lora_is_found_under_both_namings_and_leaves_nothing_behind(numbers):
-    assert numbers["lora namings"] == 0
-    assert numbers["lora removed"] == 0
+def test_changes_leave_nothing_behind(numbers):
+    assert set(numbers["effects"]) == set(CHANGES)
+    assert numbers["changes undone"] == 0
+
+
+def test_a_lora_is_found_under_both_namings(numbers):
+    assert numbers["effects"]["lora, ldm"] == numbers["effects"]["lora, diffusers"]
 
 
 def test_wrappers_are_called(numbers):
     assert numbers["wrapper calls"] >= 4
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2-base"])
+@pytest.mark.parametrize("prompt", ["weights", "length", "nothing"])
+def test_our_text_encoding_is_comfyuis(numbers, kind, prompt):
+    assert numbers["text"][f"{kind}, {prompt}"] <= 1e-4
+
+
+def test_cancel_stops_with_the_step_and_the_next_run_works(numbers):
+    assert numbers["steps after cancelling"] == 0
+    assert numbers["after cancelling"] <= CLOSE
 
 
 def test_tiles_show_little(numbers):
