@@ -112,3 +112,11 @@ def test_masks_are_binary_and_cover_their_object():
         around = masks.binary(masks.around(rng, 128, (40, 50, 80, 90)))
         covered.append(around[52:88, 42:78].mean())
     assert min(covered) > 0.9  # a scribble may leave a corner
+
+
+def test_what_a_mask_hides():
+    mask = np.zeros((128, 128))
+    mask[:, :64] = 1
+    assert masks.hidden(mask, [(80, 0, 100, 20)]) == 0
+    assert masks.hidden(mask, [(80, 0, 100, 20), (54, 30, 74, 50)]) == 0.5
+    assert masks.hidden(mask, [(54, 30, 74, 50), (10, 10, 30, 40)]) == 1

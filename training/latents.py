@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..models.autoencoder import AutoencoderKL
 from ..models.prompt import tokenize
 from . import data
-from .masks import random_mask
+from .masks import hidden, random_mask
 from .trainer import device
 
 PAD = 0  # the token that 2.x pads with
@@ -29,6 +29,7 @@ class Latents:
     tokens: Tensor  # int64 [N, captions, 77]
     masks: Tensor  # [N, 1, 16, 16]
     masked: Tensor  # [N, 4, 16, 16]
+    hidden: Tensor  # [N], the part of an object that the mask covers
     grey: Tensor  # [1, 4, 16, 16], the latents of a picture masked everywhere
 
 
@@ -69,5 +70,6 @@ def _compute(folder: Path, autoencoder: AutoencoderKL, scale: float, count: int)
         "tokens": torch.stack([torch.stack([tokens_of(text) for text in note["captions"]]) for note in notes]),
         "masks": F.max_pool2d(torch.from_numpy(masks)[:, None], data.SIZE // pictures[0].shape[-1]),
         "masked": torch.cat(masked),
+        "hidden": torch.tensor([hidden(mask, note["boxes"]) for mask, note in zip(masks, notes, strict=True)]),
         "grey": encode(autoencoder, scale, torch.zeros(1, 3, data.SIZE, data.SIZE)),
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-Box = Sequence[float]
+Box = Sequence[int]
 
 
 def strokes(rng: np.random.Generator, size: int) -> Image.Image:
@@ -69,6 +69,11 @@ def random_mask(rng: np.random.Generator, size: int, objects: Sequence[Box]) -> 
     if kind == 1:
         return binary(boxes(rng, size))
     return binary(around(rng, size, objects[rng.integers(len(objects))]))
+
+
+def hidden(mask: np.ndarray, objects: Sequence[Box]) -> float:
+    """The part of an object that the mask covers, 0..1: of the object of which it covers most."""
+    return max(float(mask[top:bottom, left:right].mean()) for left, top, right, bottom in objects)
 
 
 def binary(mask: Image.Image) -> np.ndarray:

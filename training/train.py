@@ -42,14 +42,15 @@ SCENES = 8_000
 CROP = 64
 DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
 EVERYTHING = 0.25  # inpainting: pictures masked as a whole
+HIDING = 4  # inpainting: how much oftener a mask is drawn that hides an object nearly whole
 LOG_SIGMA = 0.3, 1.2  # mean and deviation of the noise levels trained on
 HEAVIEST = 10.0  # limit of an error's weight
 
 PLANS = {
     "autoencoder": Plan(steps=5_000, batch=8, rate=2e-3),
     "base": Plan(steps=3_000, batch=32, rate=2e-3),
-    "v": Plan(steps=600, batch=32, rate=1e-3),
-    "inpaint": Plan(steps=4_500, batch=32, rate=2e-3),
+    "v": Plan(steps=500, batch=32, rate=1e-3),
+    "inpaint": Plan(steps=4_600, batch=32, rate=2e-3),
 }
 
 
@@ -151,9 +152,12 @@ def diffusion_loss(
 
     Noise levels around 1, where shapes are decided, are drawn most (log-normal: arXiv:2206.00364, table 1), and an
     error in the noise counts by what it does to the velocity, (1 + sigma^2) |eps - eps'|^2, up to a limit.
-    A model with nine input channels also gets the mask and the masked picture's latents, in that order.
+    A model with nine input channels also gets the mask and the masked picture's latents, in that order, and masks that
+    hide an object oftener than others.
     """
-    index = torch.from_numpy(choices.integers(0, len(scenes.pictures), batch))
+    inpainting = model.unet.spec.in_channels == 9
+    chances = torch.where((scenes.hidden > 0.7) & torch.tensor(inpainting), HIDING, 1)
+    index = torch.from_numpy(choices.choice(len(chances), batch, p=(chances / chances.sum()).numpy()))
     tokens = scenes.tokens[index, torch.from_numpy(choices.integers(0, scenes.tokens.shape[1], batch))]
     tokens = torch.where(torch.from_numpy(choices.random(batch) < DROPPED)[:, None], latents.tokens_of(""), tokens)
     t = timesteps(choices, batch)
@@ -161,7 +165,7 @@ def diffusion_loss(
     x0 = scenes.pictures[index]
     eps = torch.randn(x0.shape, generator=noise, device=noise.device).cpu()
     inputs = [a.sqrt() * x0 + (1 - a).sqrt() * eps]
-    if model.unet.spec.in_channels == 9:
+    if inpainting:
         whole = torch.from_numpy(choices.random(batch) < EVERYTHING)[:, None, None, None]
         inputs += [torch.where(whole, 1.0, scenes.masks[index]), torch.where(whole, scenes.grey, scenes.masked[index])]
     target = eps if objective == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * x0
