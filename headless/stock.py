@@ -53,8 +53,6 @@ class CLIPVisionEncode:
         }
 
     def encode(self, clip_vision: Wire, image: Tensor, crop: str) -> tuple[Wire]:
-        if clip_vision is None:
-            raise ValueError("this checkpoint holds no image encoder; load sd21-unclip-h or sd21-unclip-l")
         return (clip_vision.encode_image(image, crop=crop == "center"),)
 
 

@@ -6,6 +6,7 @@ The file says which of the nine kinds it is and how wide its parts are; `SPECS` 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
+from .clip_image import ImageTower, image_spec, image_weights
 from .clip_text import CLIPText, OpenCLIPText, TextTower, from_hugging_face
 from .files import WeightsFile, read
 from .midas import DPTHybrid, depth_spec
-from .specs import SPECS, AutoencoderSpec, DepthSpec, ModelSpec, Prediction, TextSpec, UNetSpec
+from .noise_augmentation import STATISTICS_FILES, NoiseAugmentation, Statistics, read_statistics
+from .specs import SPECS, AutoencoderSpec, DepthSpec, ImageSpec, ModelSpec, Prediction, TextSpec, UNetSpec
 from .unet import UNet
 
 State = dict[str, Tensor]
@@ -28,6 +31,7 @@ State = dict[str, Tensor]
 _UNET, _AUTOENCODER, _TEXT, _EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 _DEPTH = "depth_model.model."
 _EXTRAS = ("embedder", "noise_augmentor", "low_scale_model")
+_STATISTICS = ("data_mean", "data_std")  # under noise_augmentor., in files made by others
 
 # what a file without the three parts is, by its keys; the first match speaks
 _OTHER_FILES = (
@@ -72,15 +76,27 @@ class Inspection:
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part
     metadata: dict[str, str]
+    statistics: Statistics | None = None  # of the image embeddings (unCLIP)
+
+    @property
+    def missing(self) -> str:
+        """What the model was trained with and its file does not hold, in a sentence; empty where nothing."""
+        if self.spec.kind != "unclip-l" or self.statistics is not None:
+            return ""
+        return (
+            f"{self.name} does not say the mean and the deviation of its image embeddings, so the noise on them is of "
+            f"a wrong size; put {STATISTICS_FILES[0]} beside it and load it again"
+        )
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
         weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
+        known = self.missing or (self.statistics and f"from {self.statistics.source}")
         schedule = ", zero terminal SNR (the file's key ztsnr)" if self.zero_terminal_snr else ""
         return (
             f"{self.name}: {self.spec.kind}, {self.spec.task}\n"
             f"prediction: {self.spec.prediction} ({self.reason}){schedule}\n"
-            f"parts: {parts}{weights}"
+            f"parts: {parts}{weights}" + (f"\nstatistics of image embeddings: {known}" if known else "")
         )
 
 
@@ -93,6 +109,8 @@ class Checkpoint:
     autoencoder: AutoencoderKL
     text: TextTower
     depth: DPTHybrid | None  # in depth checkpoints that hold theirs
+    image: ImageTower | None  # in unCLIP checkpoints that hold theirs
+    noise_augmentation: NoiseAugmentation | None  # of unCLIP checkpoints
     extras: dict[str, State]  # embedder, noise_augmentor, low_scale_model
 
     @property
@@ -142,13 +160,15 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load any of the nine kinds; `prediction` overrides what the file says, dtype None keeps the file's.
 
-    `prepare` is called with each of the three modules while it is on meta, and may replace layers by others with the
-    same parameters.
+    `prepare` is called with the UNet, the autoencoder and the text tower while each is on meta, and may replace layers
+    by others with the same parameters.
     """
     file = read(path)
     parts = _split(file)
     inspection = _recognise(file, parts, Path(path).parent, prediction)
     spec = inspection.spec
+    if inspection.missing:
+        logging.getLogger("sd2_family").warning(inspection.missing)
     with torch.device("meta"):
         unet, autoencoder = UNet(spec.unet), AutoencoderKL(spec.autoencoder)
         text = OpenCLIPText(spec.text) if parts.openclip else CLIPText(spec.text)
@@ -168,6 +188,8 @@ def load_checkpoint(
         autoencoder=autoencoder,
         text=text,
         depth=_depth_estimator(spec.depth, parts.depth, file.name),
+        image=_image_tower(file, parts, spec, dtype),
+        noise_augmentation=_noise_augmentation(file, parts, inspection),
         extras=parts.extras,
     )
 
@@ -181,6 +203,29 @@ def _depth_estimator(spec: DepthSpec | None, state: State, name: str) -> DPTHybr
     _check_keys(depth.state_dict(), state, name, _DEPTH)
     _fill(depth, state, name, _DEPTH, None)
     return depth
+
+
+def _image_tower(file: WeightsFile, parts: _Parts, spec: ModelSpec, dtype: torch.dtype | None) -> ImageTower | None:
+    if spec.image is None:
+        return None
+    with torch.device("meta"):
+        tower = ImageTower(spec.image)
+    prefix, state = "embedder.", image_weights(parts.extras["embedder"])
+    _check_keys(tower.state_dict(), state, file.name, prefix)
+    _fill(tower, state, file.name, prefix, dtype)
+    return tower
+
+
+def _noise_augmentation(file: WeightsFile, parts: _Parts, inspection: Inspection) -> NoiseAugmentation | None:
+    spec = inspection.spec
+    if spec.unet.vector_dim is None:
+        return None
+    augmentation = NoiseAugmentation(spec.unet.vector_dim // 2, inspection.statistics)
+    state = {key: tensor for key, tensor in parts.extras.get("noise_augmentor", {}).items() if key not in _STATISTICS}
+    if state:  # ComfyUI saves none of it
+        _check_keys(augmentation.state_dict(), state, file.name, "noise_augmentor.")
+        _fill(augmentation, state, file.name, "noise_augmentor.", torch.float32)
+    return augmentation
 
 
 def _split(file: WeightsFile) -> _Parts:
@@ -223,6 +268,7 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
         autoencoder = _autoencoder_spec(parts.autoencoder, base.autoencoder)
         text = _text_spec(parts.text, base.text)
         depth = depth_spec(parts.depth) if base.depth and parts.depth else None
+        image = _image_spec(parts, base)
     except KeyError as error:
         raise ValueError(f"{file.name} holds no {error.args[0]}; download it again or choose another") from error
     except IndexError as error:
@@ -241,13 +287,16 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
         states["depth_model"] = parts.depth
     return Inspection(
         name=file.name,
-        spec=replace(base, unet=unet, autoencoder=autoencoder, text=text, depth=depth, prediction=prediction),
+        spec=replace(
+            base, unet=unet, autoencoder=autoencoder, text=text, depth=depth, image=image, prediction=prediction
+        ),
         reason=reason,
         zero_terminal_snr="ztsnr" in file.tensors,
         ema=parts.ema,
         dtypes={part: str(_dtype(state)).removeprefix("torch.") for part, state in states.items()},
         sizes={part: sum(tensor.numel() for tensor in state.values()) for part, state in states.items()},
         metadata=file.metadata,
+        statistics=_statistics(parts, kind, folder),
     )
 
 
@@ -329,6 +378,22 @@ def _text_spec(text: State, base: TextSpec) -> TextSpec:
     width = text["model.positional_embedding"].shape[1]
     layers = _count(text, r"model\.transformer\.resblocks\.(\d+)\.")
     return replace(base, width=width, layers=layers, heads=width // 64)
+
+
+def _image_spec(parts: _Parts, base: ModelSpec) -> ImageSpec | None:
+    """None where the file has no image tower: it can still be guided by embeddings made elsewhere."""
+    if base.image is None or "embedder" not in parts.extras:
+        return None
+    embed_dim = parts.unet["label_emb.0.0.weight"].shape[1] // 2
+    return image_spec(image_weights(parts.extras["embedder"]), base.image, embed_dim)
+
+
+def _statistics(parts: _Parts, kind: str, folder: Path) -> Statistics | None:
+    state = parts.extras.get("noise_augmentor", {})
+    if set(_STATISTICS) <= set(state):
+        mean, std = (state[key].float().flatten() for key in _STATISTICS)
+        return Statistics(mean, std, "the file itself")
+    return read_statistics(folder, parts.unet["label_emb.0.0.weight"].shape[1] // 2) if kind == "unclip-l" else None
 
 
 def _count(state: State, pattern: str) -> int:

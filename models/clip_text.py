@@ -7,6 +7,7 @@ Attribute paths are the checkpoint's keys after `cond_stage_model.`; 1.x files c
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -68,28 +69,39 @@ class CLIPText(TextTower):
 
 
 _FROM_HUGGING_FACE = (
+    ("transformer.", ""),
+    ("text_model.", ""),
     ("embeddings.token_embedding.", "token_embedding."),
     ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("final_layer_norm.", "ln_final."),
+)
+_LAYERS_FROM_HUGGING_FACE = (
     ("encoder.layers.", "transformer.resblocks."),
     ("self_attn.out_proj.", "attn.out_proj."),
     ("layer_norm1.", "ln_1."),
     ("layer_norm2.", "ln_2."),
     ("mlp.fc1.", "mlp.c_fc."),
     ("mlp.fc2.", "mlp.c_proj."),
-    ("final_layer_norm.", "ln_final."),
 )
 
 
 def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename `transformer.text_model.*` weights to `CLIPText`'s, joining q, k and v of each layer in one matrix."""
+    """`CLIPText` weights from `transformer.text_model.*`."""
+    weights = {key: tensor for key, tensor in state.items() if "position_ids" not in key}  # 0..76, not a weight
+    return {"model." + key: tensor for key, tensor in rename_hugging_face(weights, _FROM_HUGGING_FACE).items()}
+
+
+def rename_hugging_face(state: Mapping[str, Tensor], around: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Rename a tower's weights to open_clip's, joining q, k and v of each layer in one matrix.
+
+    around: (old, new) parts of the names outside the layers.
+    """
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key.removeprefix("transformer.").removeprefix("text_model.")
-        if name == "embeddings.position_ids":  # 0..76, not a weight
-            continue
-        for old, new in _FROM_HUGGING_FACE:
+        name = key
+        for old, new in (*around, *_LAYERS_FROM_HUGGING_FACE):
             name = name.replace(old, new)
-        renamed["model." + name] = tensor
+        renamed[name] = tensor
     for query in [name for name in renamed if ".self_attn.q_proj." in name]:
         parts = [query.replace("q_proj", f"{letter}_proj") for letter in "qkv"]
         if all(part in renamed for part in parts):

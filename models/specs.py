@@ -84,6 +84,19 @@ class DepthSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """Sizes of the image tower (`models.clip_image`)."""
+
+    tower: Literal["openclip-h", "clip-l"] = "openclip-h"
+    width: int = 1280
+    layers: int = 32
+    head_width: int = 80
+    patch_size: int = 14
+    image_size: int = 224
+    embed_dim: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One kind of checkpoint: what is inside, what it predicts, and on which noise schedule."""
 
@@ -93,7 +106,8 @@ class ModelSpec:
     unet: UNetSpec = UNetSpec()
     autoencoder: AutoencoderSpec = AutoencoderSpec()
     text: TextSpec = TextSpec()
-    depth: DepthSpec | None = None
+    depth: DepthSpec | None = None  # of the depth estimator in the file
+    image: ImageSpec | None = None  # of the image tower in the file (unCLIP)
     prediction: Prediction = "epsilon"
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -150,12 +164,14 @@ SPECS: dict[str, ModelSpec] = {
             kind="unclip-h",
             file="sd21-unclip-h.ckpt",
             unet=replace(_UNET_V2, vector_dim=2048),
+            image=ImageSpec(),
         ),
         replace(
             _UNCLIP,
             kind="unclip-l",
             file="sd21-unclip-l.ckpt",
             unet=replace(_UNET_V2, vector_dim=1536),
+            image=ImageSpec(tower="clip-l", width=1024, layers=24, head_width=64, embed_dim=768),
         ),
         replace(
             _V2,

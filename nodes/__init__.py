@@ -6,6 +6,7 @@ from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
 from .pictures import SD2SampleImage
 from .sampling import SD2KSampler, SD2Sampler, SD2Scheduler
+from .unclip import SD2LoadImageEmbedding, SD2UnCLIPConditioning
 from .upscale import SD2ColorMatch, SD2UpscaleConditioning
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
@@ -14,6 +15,8 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2MaskPreprocess": SD2MaskPreprocess,
     "SD2VAEEncodeForInpaint": SD2VAEEncodeForInpaint,
     "SD2UpscaleConditioning": SD2UpscaleConditioning,
+    "SD2UnCLIPConditioning": SD2UnCLIPConditioning,
+    "SD2LoadImageEmbedding": SD2LoadImageEmbedding,
     "SD2KSampler": SD2KSampler,
     "SD2Sampler": SD2Sampler,
     "SD2Scheduler": SD2Scheduler,
@@ -29,6 +32,8 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2MaskPreprocess": "SD2 Mask Preprocess",
     "SD2VAEEncodeForInpaint": "SD2 VAE Encode (for Inpainting)",
     "SD2UpscaleConditioning": "SD2 Upscale Conditioning",
+    "SD2UnCLIPConditioning": "SD2 unCLIP Conditioning",
+    "SD2LoadImageEmbedding": "SD2 Load Image Embedding",
     "SD2KSampler": "SD2 KSampler",
     "SD2Sampler": "SD2 Sampler",
     "SD2Scheduler": "SD2 Scheduler",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..models.specs import SPECS, ModelSpec
 from ..samplers import Denoise, denoiser, guide
-from . import lowres, masks
+from . import lowres, masks, vision
 from .wires import Conditioning
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INPAINT_CHANNELS = 9  # the noisy latent, the mask, the masked picture's latent
 INPAINT_KEYS = {"concat_latent_image", "concat_mask"}
-UNDERSTOOD = {"pooled_output", "strength", *INPAINT_KEYS, *lowres.KEYS}
+UNDERSTOOD = {"pooled_output", "strength", *INPAINT_KEYS, *lowres.KEYS, *vision.KEYS}
 GREY = (0.8223, -0.6876, 0.6364, 0.1380)  # of the published autoencoder, scaled
 MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
 
@@ -32,7 +32,7 @@ class Entry:
 
     context: Tensor  # [B, T, D]
     concat: Tensor | None  # [B, C, h, w]: the UNet's channels after the noisy latent's
-    y: Tensor | None  # class conditioning: labels [B]
+    y: Tensor | None  # class conditioning: labels [B] or vectors [B, D]
     strength: float
 
 
@@ -118,6 +118,9 @@ def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tenso
         concat = _inpaint_channels(model, options, latent, mask)
     elif model.spec.kind == "x4":
         concat, y = lowres.condition(options, latent)
+    elif model.noise_augmentation is not None:
+        y = vision.class_condition(model.name, model.noise_augmentation, options)
+        y = masks.fit_batch(y, len(latent)).to(latent.device, model.unet.dtype)
     context = masks.fit_batch(context, len(latent)).to(latent.device)
     return Entry(context, concat, y, float(options.get("strength", 1.0)))
 
@@ -169,7 +172,7 @@ def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
 
 def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> None:
     """ValueError where the model `name` cannot be sampled, or not with this conditioning or latent."""
-    if spec.kind == "v2-depth" or spec.unet.vector_dim is not None:
+    if spec.kind == "v2-depth":
         raise ValueError(
             f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), which SD2KSampler does not "
             "sample yet; load a text-to-image or inpainting checkpoint"
@@ -187,6 +190,17 @@ def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> N
             f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets inpainting "
             f"conditioning, which needs kind {wanted}; load that, or leave SD2VAEEncodeForInpaint out and use "
             "VAEEncode with SetLatentNoiseMask for masked image-to-image"
+        )
+    check_pictures(name, spec, *sides)
+
+
+def check_pictures(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
+    """ValueError where a picture is to guide a model that does not know how to."""
+    if _keys(sides) & vision.KEYS and spec.unet.vector_dim is None:
+        raise ValueError(
+            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets a picture as condition, "
+            "which needs kind unclip-h or unclip-l (sd21-unclip-h, sd21-unclip-l); load one of them with its own "
+            "clip_vision, or leave SD2UnCLIPConditioning out"
         )
 
 

@@ -6,8 +6,10 @@ patches, moves, samples and saves them like those of its own loaders. Outside, `
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,8 @@ from ..models.hooks import Control
 from ..models.specs import SPECS, ModelSpec, Prediction, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers import SCHEDULERS, NoiseSchedule, truncate
-from . import folders, guider, lowres, standalone
-from .folders import input_dir, inside, output_dir, set_dirs
+from . import folders, guider, lowres, standalone, vision
+from .folders import inside, output_dir, set_dirs
 from .solver import Solver, TabulatedSchedule, rescaled_guidance, solver_options
 from .standalone import Loaded, Model, Sampling, compute_device, inspect, progress, set_reporter
 from .wires import Conditioning
@@ -30,11 +32,13 @@ from .wires import Conditioning
 if TYPE_CHECKING:
     from ..models.autoencoder import AutoencoderKL
     from ..models.checkpoint import Checkpoint, Inspection
+    from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
 
 IN_COMFYUI = "folder_paths" in sys.modules  # it is there before any pack is loaded
 
 if IN_COMFYUI:
+    import comfy.clip_vision
     import comfy.conds
     import comfy.ldm.models.autoencoder
     import comfy.model_base
@@ -107,6 +111,11 @@ def resolve_model(kind: str, name: str) -> Path:
     return path
 
 
+def input_dir() -> Path:
+    """Where pictures are read from."""
+    return Path(folder_paths.get_input_directory()) if IN_COMFYUI else folders.input_dir()
+
+
 # Loading
 
 
@@ -132,17 +141,23 @@ def _load(
     vae = _vae(file.autoencoder, file.spec.autoencoder.factor, dtype)
     clip = _clip(file.text, dtype, disable_dynamic)
     model = _model(file, weights, compute, disable_dynamic)
-    for index, patcher in enumerate((model, clip.patcher, vae.patcher)):
+    encoder = vision.NoImageEncoder(path.name) if file.image is None else _image_encoder(file.image, dtype)
+    loaded = Loaded(model, clip, vae, encoder, None, file.report)
+    for index, patcher in enumerate(_patchers_of(loaded)):
         # how ComfyUI makes a second, independent copy: for another GPU, or one that is not streamed
         patcher.cached_patcher_init = (_patchers, (path, prediction, dtype), index)
-    return Loaded(model, clip, vae, None, None, file.report)
+    return loaded
 
 
 def _patchers(
     path: Path, prediction: Literal["auto"] | Prediction, dtype: torch.dtype | None, disable_dynamic: bool = False
-) -> tuple[Patcher, Patcher, Patcher]:
-    model, clip, vae, *_ = _load(path, prediction, dtype, disable_dynamic)
-    return model, clip.patcher, vae.patcher
+) -> list[Patcher]:
+    return _patchers_of(_load(path, prediction, dtype, disable_dynamic))
+
+
+def _patchers_of(loaded: Loaded) -> list[Patcher]:
+    model, *others = loaded[:4]
+    return [model, *(other.patcher for other in others if hasattr(other, "patcher"))]
 
 
 def _unet_dtypes(inspection: Inspection, wanted: torch.dtype | None) -> tuple[torch.dtype, torch.dtype | None]:
@@ -208,6 +223,8 @@ def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, 
         model.set_inpaint()
         grey = guider.grey_latent(file.spec, lambda pixels: _encode(file.autoencoder, pixels))
         model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent).clone()
+    if file.kind != "x4":
+        model.encode_adm = _class_condition(file)
     _archive_dtypes(model.diffusion_model)
     management = comfy.model_management
     patcher = _patcher_class(disable_dynamic)(
@@ -252,6 +269,20 @@ def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: 
     return lowres.in_tiles(lambda part: network(part, *args, **options), x, interruptible)
 
 
+def _class_condition(file: Checkpoint) -> Callable[..., Tensor | None]:
+    """BaseModel.encode_adm: what the UNet is told of pictures, which only an unCLIP model may be given."""
+    name, spec, augmentation = file.inspection.name, file.spec, file.noise_augmentation
+
+    def encode_adm(**options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds
+        guider.check_pictures(name, spec, [[None, options]])
+        if augmentation is None:
+            return None
+        seed = (options.get("seed") or 0) - 10  # ComfyUI's, where its own node adds the picture
+        return vision.class_condition(name, augmentation, options, seed).to(options["device"])
+
+    return encode_adm
+
+
 def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
     """ComfyUI's model of a kind, still without its network."""
     base, on_cpu = comfy.model_base, torch.device("cpu")
@@ -259,7 +290,8 @@ def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
     if spec.kind == "x4":
         return Upscaler(config, prediction, device=on_cpu)
     if spec.unet.vector_dim is not None:
-        return base.SD21UNCLIP(config, config.noise_aug_config, prediction, device=on_cpu)
+        noise = {**config.noise_aug_config, "timestep_dim": spec.unet.vector_dim // 2}
+        return base.SD21UNCLIP(config, noise, prediction, device=on_cpu)
     return base.BaseModel(config, prediction, device=on_cpu)
 
 
@@ -364,6 +396,41 @@ def _vae(autoencoder: AutoencoderKL, factor: int, dtype: torch.dtype | None) -> 
         2178 * shape[2] * shape[3] * factor**2 * comfy.model_management.dtype_size(dtype)
     )
     return vae
+
+
+if IN_COMFYUI:
+
+    class ImageEncoder(comfy.clip_vision.ClipVisionModel):
+        """ComfyUI's image encoder, which is shown pictures as the authors' code shows them."""
+
+        def encode_image(self, image: Tensor, crop: bool = True) -> Comfy:
+            from ..models.clip_image import preprocess
+
+            comfy.model_management.load_model_gpu(self.patcher)
+            pixels = preprocess(image.to(self.load_device), self.image_size, crop=crop)
+            last, penultimate, embeddings, _ = self.model(pixel_values=pixels, intermediate_output=-2)
+            device = comfy.model_management.intermediate_device()
+            output = comfy.clip_vision.Output()
+            output.image_embeds = embeddings.float().to(device)
+            output.last_hidden_state, output.penultimate_hidden_states = last.to(device), penultimate.to(device)
+            output.mm_projected = None
+            return output
+
+
+def _image_encoder(tower: ImageTower, dtype: torch.dtype | None) -> Comfy:
+    """ComfyUI's own image encoder with the weights of ours, at any width."""
+    from ..models.clip_image import hugging_face_config
+
+    with tempfile.TemporaryDirectory() as folder:  # older versions take a file only
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(hugging_face_config(tower.spec)), encoding="utf-8")
+        encoder = ImageEncoder(str(path))
+    on_cpu = encoder.load_device.type == "cpu"
+    encoder.dtype = dtype or (tower.dtype if on_cpu else encoder.dtype)  # ComfyUI would round to float16 even there
+    encoder.model.to(encoder.dtype)
+    state = comfy.clip_vision.convert_to_transformers(dict(tower.state_dict()), "visual.")
+    encoder.load_sd({key: tensor.to(encoder.dtype) for key, tensor in state.items()})
+    return encoder
 
 
 # Sampling

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..models.noise_augmentation import STATISTICS_FILES
 from ..models.specs import Prediction
 from . import host
 
@@ -27,7 +28,7 @@ class SD2CheckpointLoader:
         "The denoiser, for SD2 KSampler or any other sampler.",
         "The text encoder, for SD2 CLIP Text Encode.",
         "The autoencoder between pictures and latents.",
-        "The image encoder of an unCLIP checkpoint; nothing for the other kinds.",
+        "The image encoder of an unCLIP checkpoint, for CLIP Vision Encode; the other kinds have none.",
         "The depth estimator of the depth checkpoint; nothing for the other kinds.",
         "The kind of the checkpoint, what its model predicts and which rule said so.",
     )
@@ -68,8 +69,10 @@ class SD2CheckpointLoader:
 
     @classmethod
     def IS_CHANGED(cls, ckpt_name: str, prediction: str, dtype: str) -> str:
-        stat = host.resolve_model("checkpoints", ckpt_name).stat()
-        return f"{stat.st_mtime_ns}-{stat.st_size}"
+        path = host.resolve_model("checkpoints", ckpt_name)
+        files = [path, *(path.parent / name for name in STATISTICS_FILES)]
+        stats = [file.stat() for file in files if file.is_file()]
+        return " ".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in stats)
 
     def load(
         self, ckpt_name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: str = "auto"

@@ -17,12 +17,15 @@ from .guider import check, check_understood, guided_denoiser, hold_unmasked, kee
 from .noise import step_noise
 from .solver import solver_options
 from .tiling import tiled
+from .vision import ImageEmbedding, NoImageEncoder
 from .wires import Conditioning
 
 if TYPE_CHECKING:
     from ..models.autoencoder import AutoencoderKL
     from ..models.checkpoint import Inspection
+    from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
+    from ..models.noise_augmentation import NoiseAugmentation
     from ..models.prompt import Chunk
     from ..models.unet import UNet
 
@@ -159,6 +162,23 @@ class CLIP:
 
 
 @dataclass(frozen=True)
+class CLIPVision:
+    """The object on a CLIP_VISION wire: the image tower of an unCLIP checkpoint."""
+
+    tower: ImageTower
+    dtype: torch.dtype | None = None
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor, crop: bool = True) -> ImageEmbedding:
+        """[B, H, W, 3] in 0..1 -> float32 [B, D]; crop: only the middle square is looked at, else all, squeezed."""
+        from ..models.clip_image import preprocess
+
+        to_device(self.tower, self.dtype)
+        pixels = preprocess(image.to(compute_device()), self.tower.spec.image_size, crop=crop)
+        return ImageEmbedding(self.tower(pixels.to(self.tower.dtype)).float().cpu())
+
+
+@dataclass(frozen=True)
 class Model:
     """The object on a MODEL wire."""
 
@@ -169,6 +189,7 @@ class Model:
     unet: UNet
     vae: VAE  # of the same file: what an inpainting model sees where nothing is given to it
     dtype: torch.dtype | None = None
+    noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
 
 
 def inspect(path: Path) -> Inspection:
@@ -184,7 +205,7 @@ class Loaded(NamedTuple):
     model: Model
     clip: CLIP
     vae: VAE
-    clip_vision: None
+    clip_vision: CLIPVision | NoImageEncoder
     depth_model: None
     report: str
 
@@ -203,8 +224,9 @@ def load_checkpoint(
         beta_end=file.spec.beta_end,
         zero_terminal_snr=file.inspection.zero_terminal_snr,
     )
-    model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype)
-    return Loaded(model, CLIP(file.text, dtype), vae, None, None, file.report)
+    model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation)
+    vision = CLIPVision(file.image, dtype) if file.image else NoImageEncoder(path.name)
+    return Loaded(model, CLIP(file.text, dtype), vae, vision, None, file.report)
 
 
 @dataclass(frozen=True, kw_only=True)

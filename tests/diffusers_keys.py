@@ -3,8 +3,8 @@
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from tiny import hugging_face_text
-from transformers import CLIPTextConfig, CLIPTextModel
+from tiny import hugging_face_image, hugging_face_text
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 
 def diffusers_unet(unet):
@@ -79,4 +79,24 @@ def transformers_text(tower):
     model = CLIPTextModel(config)
     nested = any(key.startswith("text_model.") for key in model.state_dict())  # not from version 5 on
     model.load_state_dict({key if nested else key.removeprefix("text_model."): t for key, t in state.items()})
+    return model.eval()
+
+
+def transformers_image(tower):
+    """transformers' image encoder with the weights of ours."""
+    spec = tower.spec
+    config = CLIPVisionConfig(
+        hidden_size=spec.width,
+        intermediate_size=4 * spec.width,
+        projection_dim=spec.embed_dim,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.width // spec.head_width,
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
+        hidden_act="gelu" if spec.tower == "openclip-h" else "quick_gelu",
+    )
+    model = CLIPVisionModelWithProjection(config)
+    missing, unexpected = model.load_state_dict(hugging_face_image(tower.state_dict()), strict=False)
+    assert not unexpected
+    assert all("position_ids" in key for key in missing)
     return model.eval()

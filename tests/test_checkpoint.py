@@ -52,7 +52,7 @@ def test_every_kind_is_recognised_with_its_own_sizes(tmp_path, kind):
     if kind == "v2-depth":
         depth = loaded.depth.state_dict()
         assert all(torch.equal(tensor, state["depth_model.model." + key]) for key, tensor in depth.items())
-    for module in filter(None, (loaded.unet, loaded.autoencoder, loaded.text, loaded.depth)):
+    for module in filter(None, (loaded.unet, loaded.autoencoder, loaded.text, loaded.depth, loaded.image)):
         assert not module.training
         assert not any(tensor.is_meta or tensor.requires_grad for tensor in module.state_dict(keep_vars=True).values())
 
@@ -82,11 +82,11 @@ def test_the_report_says_kind_prediction_reason_and_parts(tmp_path):
 
 
 def test_extra_parts_are_kept_by_name(write):
-    state = tiny_state("unclip-l") | {"noise_augmentor.betas": torch.ones(7), "embedder.model.x": torch.ones(2, 3)}
+    state = tiny_state("v2-base") | {"low_scale_model.betas": torch.ones(7), "embedder.model.x": torch.ones(2, 3)}
     loaded = load_checkpoint(write(state))
     assert {part: list(tensors) for part, tensors in loaded.extras.items()} == {
         "embedder": ["model.x"],
-        "noise_augmentor": ["betas"],
+        "low_scale_model": ["betas"],
     }
     assert loaded.inspection.sizes["embedder"] == 6
 

@@ -23,6 +23,8 @@ INPUTS = {
     "SD2CLIPTextEncode": "clip text",
     "SD2MaskPreprocess": "mask threshold grow blur fill_holes invert image",
     "SD2VAEEncodeForInpaint": "positive negative vae image mask fill keep_unmasked",
+    "SD2UnCLIPConditioning": "conditioning clip_vision_output weight noise_level seed mix_noise_level",
+    "SD2LoadImageEmbedding": "file",
     "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise "
     "eta cfg_rescale",
     "SD2Sampler": "sampler_name eta",
@@ -38,6 +40,8 @@ OUTPUTS = {
     "SD2CLIPTextEncode": "CONDITIONING",
     "SD2MaskPreprocess": "MASK MASK",
     "SD2VAEEncodeForInpaint": "CONDITIONING CONDITIONING LATENT",
+    "SD2UnCLIPConditioning": "CONDITIONING",
+    "SD2LoadImageEmbedding": "CLIP_VISION_OUTPUT",
     "SD2KSampler": "LATENT",
     "SD2Sampler": "SAMPLER",
     "SD2Scheduler": "SIGMAS",

@@ -5,8 +5,10 @@ from dataclasses import replace
 import torch
 from safetensors.torch import save_file
 from sd2_family.models.autoencoder import AutoencoderKL
+from sd2_family.models.clip_image import ImageTower
 from sd2_family.models.clip_text import CLIPText, OpenCLIPText
 from sd2_family.models.midas import DPTHybrid
+from sd2_family.models.noise_augmentation import NoiseAugmentation
 from sd2_family.models.specs import SPECS, DepthSpec
 from sd2_family.models.unet import UNet
 
@@ -31,8 +33,16 @@ DEPTH = DepthSpec(
 
 
 def tiny_spec(kind):
-    """The kind's spec at 64 channels, two UNet levels and a one-head text tower; the VAE keeps its factor."""
+    """The kind's spec at 64 channels, two UNet levels and one-head towers; the VAE keeps its factor."""
     spec = SPECS[kind]
+    image = spec.image and replace(
+        spec.image,
+        width=spec.image.head_width,
+        layers=3,
+        patch_size=8,
+        image_size=32,
+        embed_dim=VECTOR_DIMS[kind] // 2,
+    )
     unet = replace(
         spec.unet,
         model_channels=64,
@@ -47,7 +57,8 @@ def tiny_spec(kind):
     mult = (1, 1, 2, 2)[-len(spec.autoencoder.channel_mult) :]
     autoencoder = replace(spec.autoencoder, channels=32, channel_mult=mult, num_res_blocks=1)
     text = replace(spec.text, width=64, layers=3, heads=1)
-    return replace(spec, unet=unet, autoencoder=autoencoder, text=text, depth=spec.depth and DEPTH)
+    depth = spec.depth and DEPTH
+    return replace(spec, unet=unet, autoencoder=autoencoder, text=text, depth=depth, image=image)
 
 
 def randomise(module, seed):
@@ -97,6 +108,31 @@ def hugging_face_text(state):
     return renamed
 
 
+def hugging_face_image(state):
+    """`ImageTower` weights under the names of transformers' CLIPVisionModelWithProjection."""
+    outside = {
+        "visual.class_embedding": "embeddings.class_embedding",
+        "visual.conv1.weight": "embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "embeddings.position_embedding.weight",
+        "visual.ln_pre.weight": "pre_layrnorm.weight",
+        "visual.ln_pre.bias": "pre_layrnorm.bias",
+        "visual.ln_post.weight": "post_layernorm.weight",
+        "visual.ln_post.bias": "post_layernorm.bias",
+    }
+    layers = {key.replace("visual.", "model."): tensor for key, tensor in state.items() if "resblocks" in key}
+    renamed = {key.replace("text_model.", ""): tensor for key, tensor in hugging_face_text(layers).items()}
+    renamed |= {new: state[old] for old, new in outside.items()}
+    projection = {"visual_projection.weight": state["visual.proj"].T.contiguous()}
+    return {f"vision_model.{key}": tensor for key, tensor in renamed.items()} | projection
+
+
+def clip_text_half(kind):
+    """What the official files hold of CLIP beside its image tower: for H all but the transformer."""
+    text = OpenCLIPText(tiny_spec(kind).text).state_dict()
+    names = {key.removeprefix("model."): tensor for key, tensor in text.items()}
+    return {key: tensor for key, tensor in names.items() if kind == "unclip-l" or "transformer" not in key}
+
+
 def tiny_state(kind, *, seed=0):
     """The whole file's tensors by key, schedule buffers included."""
     spec = tiny_spec(kind)
@@ -112,6 +148,9 @@ def tiny_state(kind, *, seed=0):
     }
     if spec.depth is not None:
         parts["depth_model.model."] = tiny_depth(seed + 3).state_dict()
+    if spec.image is not None:
+        parts["embedder.model."] = randomise(ImageTower(spec.image), seed + 3).state_dict() | clip_text_half(kind)
+        parts["noise_augmentor."] = NoiseAugmentation(spec.image.embed_dim).state_dict()
     state = {prefix + key: tensor for prefix, part in parts.items() for key, tensor in part.items()}
     return state | {name: torch.zeros(1000) for name in SCHEDULE_BUFFERS}
 

@@ -12,7 +12,7 @@ def server(tmp_path_factory):
         pytest.skip(reason)
     server = Server(tmp_path_factory.mktemp("comfyui"))
     models = server.base / "models"
-    for kind in ("v2-base", "v2-v", "v2-inpaint", "v2-depth", "v1"):
+    for kind in ("v2-base", "v2-v", "v2-inpaint", "v2-depth", "v1", "unclip-h", "unclip-l"):
         write_checkpoint(models / "checkpoints" / f"{kind}.safetensors", kind)
     shapes = {key: tensor.shape for key, tensor in tiny_state("v2-base").items()}
     for style, names in LORA_NAMES.items():

@@ -1,8 +1,7 @@
 """Run by test_inside.py in ComfyUI's own Python: our MODEL, CLIP and VAE beside ComfyUI's, with the same weights.
 
-Arguments: ComfyUI's folder, a folder with v1.safetensors, v2-base.safetensors and v2-inpaint.safetensors. Prints
-numbers as JSON; a change of the model or of its conditioning gives two, its effect and its gap to the same change of
-ComfyUI's own model.
+Arguments: ComfyUI's folder, a folder with v1, v2-base, v2-inpaint and unclip-h.safetensors. Prints numbers as JSON; a
+change of the model or of its conditioning gives two, its effect and its gap to the same change of ComfyUI's own model.
 """
 
 import importlib
@@ -19,6 +18,7 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.cldm.cldm  # noqa: E402
+import comfy.clip_vision  # noqa: E402
 import comfy.controlnet  # noqa: E402
 import comfy.hooks  # noqa: E402
 import comfy.model_base  # noqa: E402
@@ -49,7 +49,11 @@ def node(name, **inputs):
 def core_model(file, ours):
     """ComfyUI's own UNet with the file's weights, as its checkpoint loader builds it."""
     sizes = {k: v for k, v in ours.model.model_config.unet_config.items() if k != "disable_unet_model_creation"}
-    config = comfy.supported_models.SD20({**sizes, "image_size": 32, "use_spatial_transformer": True, "legacy": False})
+    kind = type(ours.model.model_config)
+    config = kind({**sizes, "image_size": 32, "use_spatial_transformer": True, "legacy": False})
+    if sizes["adm_in_channels"]:
+        config.noise_aug_config = {**kind.noise_aug_config, "timestep_dim": sizes["adm_in_channels"] // 2}
+        config.model_type = lambda *_: ours.model.model_type  # guessed from a layer that a narrow file lacks
     config.set_inference_dtype(torch.float32, None)
     weights = comfy.utils.load_torch_file(str(FOLDER / file))
     model = config.get_model(weights, "model.diffusion_model.", device="cpu")
@@ -247,6 +251,50 @@ def text_gaps():
     return gaps
 
 
+def pictures_as_conditions(numbers, noise):
+    """unCLIP: our model, image encoder and node beside ComfyUI's."""
+    ours, clip, vae, encoder, *_ = node("SD2CheckpointLoader", ckpt_name="unclip-h.safetensors")
+    core = core_model("unclip-h.safetensors", ours)
+    pictures = torch.randint(256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(9)) / 255
+    encoded = [
+        core_node("nodes", "CLIPVisionEncode", clip_vision=encoder, image=picture[None], crop="center")[0]
+        for picture in pictures
+    ]
+    # of the encoder's own size and in whole 255ths, where ComfyUI changes nothing either
+    theirs = comfy.clip_vision.ClipVisionModel.encode_image(encoder, pictures[:1])
+    for part in ("image_embeds", "last_hidden_state", "penultimate_hidden_states"):
+        numbers[f"encoder, {part}"] = gap(encoded[0][part], theirs[part])
+    numbers["pictures differ"] = gap(encoded[0].image_embeds, encoded[1].image_embeds)
+
+    text, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a house", ""))
+
+    def theirs_added(side, output, strength, noise_augmentation):
+        values = {"strength": strength, "noise_augmentation": noise_augmentation}
+        return core_node("nodes", "unCLIPConditioning", conditioning=side, clip_vision_output=output, **values)[0]
+
+    def ours_added(weight):
+        # with the noise that ComfyUI's node draws for a sampler of seed 1
+        values = {"weight": weight, "noise_level": 300, "seed": 2**64 - 9}
+        return node("SD2UnCLIPConditioning", conditioning=text, clip_vision_output=encoded[0], **values)[0]
+
+    one = theirs_added(text, encoded[0], 1.0, 0.3)
+    plain = stock(ours, one, negative, noise)
+    numbers["unclip, stock node"] = gap(plain, stock(core, one, negative, noise))
+    numbers["unclip effect"] = gap(plain, stock(ours, text, negative, noise))
+    numbers["unclip, without a picture"] = gap(stock(ours, text, negative, noise), stock(core, text, negative, noise))
+    numbers["unclip, our node"] = gap(stock(ours, ours_added(0.5), negative, noise), plain)
+    numbers["unclip, our node on a ComfyUI model"] = gap(stock(core, ours_added(1.0), negative, noise), plain)
+    numbers["unclip, our sampler"] = gap(ours_on(ours, ours_added(0.5), negative), ours_on(core, one, negative))
+    mixed = theirs_added(ours_added(1.0), encoded[1], -0.4, 0.1)
+    numbers["mix effect"] = gap(stock(ours, mixed, negative, noise), plain)
+
+    comfy.sd.save_checkpoint(str(FOLDER / "saved_unclip.safetensors"), ours, clip, vae, encoder)
+    folder_paths.filename_list_cache.clear()
+    again, _, _, encoder_again, *_ = node("SD2CheckpointLoader", ckpt_name="saved_unclip.safetensors")
+    numbers["saved unclip"] = gap(plain, stock(again, one, negative, noise))
+    numbers["saved encoder"] = gap(encoder_again.encode_image(pictures[:1]).image_embeds, encoded[0].image_embeds)
+
+
 @torch.no_grad()
 def main():
     numbers = {}
@@ -301,6 +349,8 @@ def main():
     latent = vae.encode(picture)
     numbers["vae tiles"] = gap(vae.decode(latent), vae.decode_tiled(latent, tile_x=64, tile_y=64, overlap=8))
     numbers["text"] = text_gaps()
+
+    pictures_as_conditions(numbers, noise)
 
     comfy.sd.save_checkpoint(str(FOLDER / "saved.safetensors"), ours.clone(), clip=clip, vae=vae)
     folder_paths.filename_list_cache.clear()

@@ -19,7 +19,7 @@ def numbers(tmp_path_factory):
     if reason := missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("inside")
-    for kind in ("v1", "v2-base", "v2-inpaint"):
+    for kind in ("v1", "v2-base", "v2-inpaint", "unclip-h"):
         write_checkpoint(folder / f"{kind}.safetensors", kind)
     script = Path(__file__).parent / "inside.py"
     done = subprocess.run([PYTHON, script, PATH, folder], capture_output=True, text=True)
@@ -63,6 +63,30 @@ def test_a_change_does_to_our_model_what_it_does_to_comfyuis(numbers, change):
     assert numbers["gaps"][f"{change}, our sampler"] <= CLOSE
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        "stock node",
+        "without a picture",
+        "our node",
+        "our node on a ComfyUI model",
+        "our sampler",
+    ],
+)
+def test_pictures_guide_as_in_comfyuis_own_model(numbers, what):
+    assert numbers[f"unclip, {what}"] <= CLOSE
+
+
+@pytest.mark.parametrize("part", ["image_embeds", "last_hidden_state", "penultimate_hidden_states"])
+def test_pictures_are_encoded_as_by_comfyuis_own_encoder(numbers, part):
+    assert numbers[f"encoder, {part}"] <= 1e-5
+
+
+@pytest.mark.parametrize("what", ["pictures differ", "unclip effect", "mix effect"])
+def test_pictures_have_an_effect(numbers, what):
+    assert numbers[what] > 0.05
+
+
 def test_changes_leave_nothing_behind(numbers):
     assert set(numbers["effects"]) == set(CHANGES)
     assert numbers["changes undone"] == 0
@@ -91,6 +115,6 @@ def test_tiles_show_little(numbers):
     assert numbers["vae tiles"] < 1e-5  # one tile holds the whole picture
 
 
-@pytest.mark.parametrize("what", ["saved model", "saved clip", "saved vae"])
+@pytest.mark.parametrize("what", ["saved model", "saved clip", "saved vae", "saved unclip", "saved encoder"])
 def test_what_comfyui_saves_loads_again(numbers, what):
     assert numbers[what] < 1e-5

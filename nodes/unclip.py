@@ -1,0 +1,146 @@
+"""Nodes that let pictures guide an unCLIP model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from . import host
+from .vision import LAST_LEVEL, MIX_LEVEL, ImageEmbedding, with_image
+from .wires import Conditioning
+
+
+def _noise(default: int, tooltip: str) -> tuple[str, dict[str, Any]]:
+    return "INT", {"default": default, "min": 0, "max": LAST_LEVEL + 1, "tooltip": tooltip}
+
+
+class SD2UnCLIPConditioning:
+    """One more picture in a conditioning."""
+
+    CATEGORY = "SD2/conditioning"
+    DESCRIPTION = (
+        "Let a picture guide an unCLIP model, beside the prompt or instead of it. Chain several of these nodes to mix "
+        "pictures by their weights, sum(weight * vector) / sum(weight), as the reference does."
+    )
+    SEARCH_ALIASES = ("unclip", "image variation", "image prompt", "mix images", "clip vision conditioning")
+    RETURN_TYPES = ("CONDITIONING",)
+    RETURN_NAMES = ("conditioning",)
+    OUTPUT_TOOLTIPS = (
+        "The conditioning with the picture in it, for the sampler's positive or another of these nodes.",
+    )
+    FUNCTION = "add_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "conditioning": ("CONDITIONING", {"tooltip": "The prompt, which may be empty, or the node before."}),
+                "clip_vision_output": (
+                    "CLIP_VISION_OUTPUT",
+                    {"tooltip": "The picture, from CLIP Vision Encode with the checkpoint's own clip_vision."},
+                ),
+                "weight": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": -10.0,
+                        "max": 10.0,
+                        "step": 0.01,
+                        "tooltip": "The picture's share in a mix; below 0 leads away from it, 0 leaves it out. For a "
+                        "single picture the size makes no difference.",
+                    },
+                ),
+                "noise_level": _noise(
+                    0, "Noise on the picture's embedding: the more, the freer the variations. 1000 counts as 999."
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Which noise; it matters little at a low noise_level.",
+                    },
+                ),
+            },
+            "optional": {
+                "mix_noise_level": _noise(
+                    MIX_LEVEL, "Noise on the mix of several pictures; the last node of a chain decides."
+                ),
+            },
+        }
+
+    def add_image(
+        self,
+        conditioning: Conditioning,
+        clip_vision_output: ImageEmbedding,
+        weight: float,
+        noise_level: int,
+        seed: int,
+        mix_noise_level: int = MIX_LEVEL,
+    ) -> tuple[Conditioning]:
+        if weight == 0:
+            return (conditioning,)
+        level, mix_level = min(noise_level, LAST_LEVEL), min(mix_noise_level, LAST_LEVEL)
+        return (
+            with_image(conditioning, clip_vision_output, weight=weight, level=level, seed=seed, mix_level=mix_level),
+        )
+
+
+class SD2LoadImageEmbedding:
+    """A CLIP image embedding that something else has made."""
+
+    CATEGORY = "SD2/conditioning"
+    DESCRIPTION = (
+        "Read image embeddings from a .safetensors file, for instance what a prior made of a prompt, in place of CLIP "
+        "Vision Encode. The file holds one tensor, [width] or [number, width], or one that is called image_embeds."
+    )
+    SEARCH_ALIASES = ("prior", "karlo", "image embeds", "clip vision output", "unclip")
+    RETURN_TYPES = ("CLIP_VISION_OUTPUT",)
+    RETURN_NAMES = ("clip_vision_output",)
+    OUTPUT_TOOLTIPS = ("The embeddings, for SD2 unCLIP Conditioning.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = sorted(path.name for path in host.input_dir().glob("*.safetensors"))
+        return {"required": {"file": (files, {"tooltip": "A .safetensors file in the input folder."})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        if file is None:  # linked: its value is not known yet
+            return True
+        try:
+            _input_file(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, file: str) -> str:
+        stat = _input_file(file).stat()
+        return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+    def load(self, file: str) -> tuple[ImageEmbedding]:
+        try:
+            tensors = load_file(_input_file(file))
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no safetensors file ({error}); save the embeddings again") from error
+        found = tensors.get("image_embeds", next(iter(tensors.values())) if len(tensors) == 1 else None)
+        if found is None or found.ndim not in (1, 2) or not found.isfinite().all():
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+            raise ValueError(
+                f"{file} holds {shapes or 'nothing'}; save one finite tensor [number, width] as image_embeds"
+            )
+        return (ImageEmbedding(found.float().reshape(-1, found.shape[-1])),)
+
+
+def _input_file(name: str) -> Path:
+    path = host.inside(host.input_dir(), name)
+    if not path.is_file():
+        raise ValueError(f"{name} is not in the input folder {host.input_dir()}; copy it there")
+    return path
