@@ -1,6 +1,7 @@
 """The nodes, by their ids in saved workflows."""
 
 from .conditioning import SD2CLIPTextEncode
+from .depth import SD2DepthConditioning, SD2DepthEstimate
 from .inpaint import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
 from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
@@ -23,6 +24,8 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2VAEDecode": SD2VAEDecode,
     "SD2Composite": SD2Composite,
     "SD2ColorMatch": SD2ColorMatch,
+    "SD2DepthEstimate": SD2DepthEstimate,
+    "SD2DepthConditioning": SD2DepthConditioning,
     "SD2SampleImage": SD2SampleImage,
 }
 
@@ -40,5 +43,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2VAEDecode": "SD2 VAE Decode",
     "SD2Composite": "SD2 Composite",
     "SD2ColorMatch": "SD2 Color Match",
+    "SD2DepthEstimate": "SD2 Depth Estimate",
+    "SD2DepthConditioning": "SD2 Depth Conditioning",
     "SD2SampleImage": "SD2 Sample Image",
 }

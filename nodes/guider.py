@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..models.specs import SPECS, ModelSpec
 from ..samplers import Denoise, denoiser, guide
-from . import lowres, masks, vision
+from . import depthmap, lowres, masks, vision
 from .wires import Conditioning
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INPAINT_CHANNELS = 9  # the noisy latent, the mask, the masked picture's latent
 INPAINT_KEYS = {"concat_latent_image", "concat_mask"}
-UNDERSTOOD = {"pooled_output", "strength", *INPAINT_KEYS, *lowres.KEYS, *vision.KEYS}
+UNDERSTOOD = {"pooled_output", "strength", *INPAINT_KEYS, *depthmap.KEYS, *lowres.KEYS, *vision.KEYS}
 GREY = (0.8223, -0.6876, 0.6364, 0.1380)  # of the published autoencoder, scaled
 MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
 
@@ -116,6 +116,8 @@ def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tenso
     concat = y = None
     if model.spec.unet.in_channels == INPAINT_CHANNELS:
         concat = _inpaint_channels(model, options, latent, mask)
+    elif model.spec.unet.in_channels == depthmap.DEPTH_CHANNELS:
+        concat = depthmap.channel(options, latent)
     elif model.spec.kind == "x4":
         concat, y = lowres.condition(options, latent)
     elif model.noise_augmentation is not None:
@@ -172,11 +174,6 @@ def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
 
 def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> None:
     """ValueError where the model `name` cannot be sampled, or not with this conditioning or latent."""
-    if spec.kind == "v2-depth":
-        raise ValueError(
-            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), which SD2KSampler does not "
-            "sample yet; load a text-to-image or inpainting checkpoint"
-        )
     if spec.kind == "x4":
         lowres.check(name, latent, *sides)
     elif _keys(sides) & lowres.KEYS:
@@ -191,6 +188,7 @@ def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> N
             f"conditioning, which needs kind {wanted}; load that, or leave SD2VAEEncodeForInpaint out and use "
             "VAEEncode with SetLatentNoiseMask for masked image-to-image"
         )
+    depthmap.check(name, spec, *sides)
     check_pictures(name, spec, *sides)
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from ..models.hooks import Control
 from ..models.specs import SPECS, ModelSpec, Prediction, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers import SCHEDULERS, NoiseSchedule, truncate
-from . import folders, guider, lowres, standalone, vision
+from . import depthmap, folders, guider, lowres, standalone, vision
 from .folders import inside, output_dir, set_dirs
 from .solver import Solver, TabulatedSchedule, rescaled_guidance, solver_options
 from .standalone import Loaded, Model, Sampling, compute_device, inspect, progress, set_reporter
@@ -142,7 +143,8 @@ def _load(
     clip = _clip(file.text, dtype, disable_dynamic)
     model = _model(file, weights, compute, disable_dynamic)
     encoder = vision.NoImageEncoder(path.name) if file.image is None else _image_encoder(file.image, dtype)
-    loaded = Loaded(model, clip, vae, encoder, None, file.report)
+    depth = depthmap.NoDepthModel(path.name) if file.depth is None else DepthModel(file.depth)
+    loaded = Loaded(model, clip, vae, encoder, depth, file.report)
     for index, patcher in enumerate(_patchers_of(loaded)):
         # how ComfyUI makes a second, independent copy: for another GPU, or one that is not streamed
         patcher.cached_patcher_init = (_patchers, (path, prediction, dtype), index)
@@ -167,6 +169,25 @@ def _unet_dtypes(inspection: Inspection, wanted: torch.dtype | None) -> tuple[to
     size = inspection.sizes["unet"]
     weights = wanted or management.unet_dtype(model_params=size, supported_dtypes=DTYPES, weight_dtype=stored)
     return weights, management.unet_manual_cast(weights, management.get_torch_device(), DTYPES)
+
+
+class DepthModel(standalone.DepthModel):
+    """A depth estimator that ComfyUI moves to the device, and off it when it needs the room."""
+
+    @cached_property
+    def patcher(self) -> Patcher:
+        management = comfy.model_management
+        return comfy.model_patcher.ModelPatcher(
+            self.network.float(),
+            load_device=management.get_torch_device(),
+            offload_device=management.unet_offload_device(),
+        )
+
+    def place(self) -> torch.device:
+        """Move the network to where it computes: as a whole, for its layers are not ComfyUI's."""
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        device: torch.device = self.patcher.load_device
+        return device
 
 
 class ComfyUNet(UNet):
@@ -237,6 +258,16 @@ def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, 
 
 if IN_COMFYUI:
 
+    class Denoiser(comfy.model_base.BaseModel):
+        """ComfyUI's model, which sees the depth map of our conditioning, or refuses it."""
+
+        def concat_cond(self, **options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds
+            depthmap.check(self.sd2_name, self.sd2_spec, [[None, options]])
+            if options.get("concat_depth") is not None:
+                return depthmap.channel(options, options["noise"]).to(options["device"])
+            inpaint: Tensor | None = super().concat_cond(**options)
+            return inpaint
+
     class Upscaler(comfy.model_base.SD_X4Upscaler):
         """ComfyUI's x4 upscaler, whose picture is noised by the seed of our node where the conditioning has one."""
 
@@ -292,7 +323,7 @@ def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
     if spec.unet.vector_dim is not None:
         noise = {**config.noise_aug_config, "timestep_dim": spec.unet.vector_dim // 2}
         return base.SD21UNCLIP(config, noise, prediction, device=on_cpu)
-    return base.BaseModel(config, prediction, device=on_cpu)
+    return Denoiser(config, prediction, device=on_cpu)
 
 
 def _config(kind: str) -> Comfy:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..models.specs import AutoencoderSpec, ModelSpec, Prediction
 from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Step, final_sample, initial_sample, truncate
+from .depthmap import NoDepthModel
 from .folders import resolve_model
 from .guider import check, check_understood, guided_denoiser, hold_unmasked, keep_unmasked
 from .noise import step_noise
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..models.checkpoint import Inspection
     from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
+    from ..models.midas import DPTHybrid
     from ..models.noise_augmentation import NoiseAugmentation
     from ..models.prompt import Chunk
     from ..models.unet import UNet
@@ -179,6 +181,25 @@ class CLIPVision:
 
 
 @dataclass(frozen=True)
+class DepthModel:
+    """The object on a depth model's wire. It computes in float32: a map is made once, and its contrast stretched."""
+
+    network: DPTHybrid
+
+    @torch.no_grad()
+    def estimate(self, image: Tensor) -> Tensor:
+        """[B, H, W, 3] in 0..1 -> inverse depth float32 [B, h, w], 0 or more, of any scale."""
+        device = self.place()
+        pictures = image.movedim(-1, 1) * 2 - 1  # BHWC -> BCHW
+        return torch.cat([self.network.estimate(picture.to(device)).cpu() for picture in pictures[:, None]])
+
+    def place(self) -> torch.device:
+        """Move the network to where it computes."""
+        to_device(self.network, torch.float32)
+        return compute_device()
+
+
+@dataclass(frozen=True)
 class Model:
     """The object on a MODEL wire."""
 
@@ -206,7 +227,7 @@ class Loaded(NamedTuple):
     clip: CLIP
     vae: VAE
     clip_vision: CLIPVision | NoImageEncoder
-    depth_model: None
+    depth_model: DepthModel | NoDepthModel
     report: str
 
 
@@ -226,7 +247,8 @@ def load_checkpoint(
     )
     model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation)
     vision = CLIPVision(file.image, dtype) if file.image else NoImageEncoder(path.name)
-    return Loaded(model, CLIP(file.text, dtype), vae, vision, None, file.report)
+    depth = DepthModel(file.depth) if file.depth else NoDepthModel(path.name)
+    return Loaded(model, CLIP(file.text, dtype), vae, vision, depth, file.report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,3 +36,10 @@ class Vae(Protocol):
     def spacial_compression_encode(self) -> int: ...
 
     def spacial_compression_decode(self) -> int: ...
+
+
+class DepthModel(Protocol):
+    """A depth estimator."""
+
+    def estimate(self, image: Tensor) -> Tensor:
+        """[B, H, W, 3] in 0..1 -> inverse depth [B, h, w], 0 or more, of any scale."""

@@ -182,7 +182,7 @@ def test_errors_are_those_without_comfyui(server):
     graph = Graph()
     model, clip, vae = graph.load("v2-depth.safetensors")
     sampled(graph, model, clip, vae)
-    with pytest.raises(RuntimeError, match=r"depth-guided generation.*does not sample yet"):
+    with pytest.raises(RuntimeError, match=r"depth-guided generation.*without a depth map"):
         server.run(graph)
     graph = Graph()
     model, _, vae = graph.load("v2-base.safetensors")
