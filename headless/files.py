@@ -84,8 +84,8 @@ class SaveImage:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix: str | None) -> bool:
-        if filename_prefix is not None:  # linked: its value is not known yet
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool:
+        if filename_prefix is not None:  # else linked, its value not known yet, or PreviewImage's own
             _target(filename_prefix, width=0, height=0)
         return True
 

@@ -255,6 +255,13 @@ def test_inspect_says_what_a_checkpoint_is(folder, capsys):
             assert words in said
 
 
+def test_previews_are_kept_apart(folder, capsys):
+    data = graph.from_json(canvas(), LIBRARY).prompt
+    write(data | {"9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
+    assert main(["run", "w.json"]) == 0
+    assert capsys.readouterr().out.split() == ["output/big_00001_.png", "output/preview/ComfyUI_temp_00001_.png"]
+
+
 def test_preview_any_prints_its_text(capsys):
     data = graph.from_json(canvas(), LIBRARY).prompt
     write(data | {"9": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}, "_meta": {"title": "Look"}}})
