@@ -39,13 +39,14 @@ examples:
 exit status: 0 done, 1 a node failed, 2 the workflow, a file or an argument is wrong
 """
 INSPECT_HELP = """\
-Say what a checkpoint is, without loading its weights: kind, prediction type and how it is known, dtype, sizes, and
-what else is in the file.
+Say what a checkpoint, or a folder that diffusers saved, is, without loading its weights: kind, prediction type and how
+it is known, dtype, sizes, and what else is in it.
 """
 INSPECT_EXAMPLES = """\
 examples:
   sd2 inspect 512-inpainting-ema.safetensors
   sd2 inspect ~/ComfyUI/models/checkpoints/768-v-ema.ckpt
+  sd2 inspect ~/ComfyUI/models/diffusers/stable-diffusion-2-1
 """
 
 
@@ -120,7 +121,9 @@ def _add_inspect(commands: Commands) -> None:
         epilog=INSPECT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    inspect.add_argument("file", metavar="FILE", help="a path, or a name in the models folder")
+    inspect.add_argument(
+        "file", metavar="FILE", help="a file or a folder of diffusers': its path or its name as a model"
+    )
     _add_models_dir(inspect)
     inspect.set_defaults(command=_inspect)
 
@@ -207,7 +210,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     host.set_dirs(models=arguments.models_dir)
     here = Path(arguments.file)
-    path = here if here.is_file() else host.resolve_model("checkpoints", arguments.file)
+    path = here if here.exists() else host.resolve_model("checkpoints", arguments.file)
     report = host.inspect(path)
     lines = [f"{key}: {shorten(value, 160)}" for key, value in report.metadata.items()]
     sys.stdout.write("\n".join([str(report), *lines]) + "\n")

@@ -5,14 +5,13 @@ The file says which of the nine kinds it is and how wide its parts are; `SPECS` 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL
 from .clip_image import ImageTower, image_spec, image_weights
 from .clip_text import CLIPText, OpenCLIPText, TextTower, from_hugging_face
+from .diffusers_folder import read_folder, read_json
 from .files import WeightsFile, read
 from .midas import DPTHybrid, depth_spec
 from .noise_augmentation import STATISTICS_FILES, NoiseAugmentation, Statistics, read_statistics
@@ -46,7 +46,10 @@ _OTHER_FILES = (
     (r"^conditioner\.embedders\.", "an SDXL checkpoint; choose a Stable Diffusion 1.x or 2.x one"),
     (r"(^|\.)joint_blocks\.", "a Stable Diffusion 3 model; choose a Stable Diffusion 1.x or 2.x checkpoint"),
     (r"(^|\.)double_blocks\.", "a Flux model; choose a Stable Diffusion 1.x or 2.x checkpoint"),
-    (r"^(down|up)_blocks\.\d", "a UNet in diffusers' format; use the single-file checkpoint of the same model"),
+    (
+        r"^(down|up)_blocks\.\d",
+        "a UNet in diffusers' format; choose the whole folder, or the single-file checkpoint of the same model",
+    ),
     (r"^(model\.diffusion_model\.)?input_blocks\.\d", "a UNet alone; use the full checkpoint of the same model"),
     (r"^(first_stage_model\.)?(en|de)coder\.(up|down|mid)", "an autoencoder (VAE) alone; load it with a VAE loader"),
     (
@@ -71,7 +74,7 @@ class Inspection:
     name: str
     spec: ModelSpec  # with the file's own sizes and its prediction
     reason: str  # why the prediction was chosen
-    zero_terminal_snr: bool  # trained on the rescaled noise schedule: the file has the key ztsnr
+    zero_terminal_snr: bool  # trained on the rescaled noise schedule: a key ztsnr or the scheduler's config say so
     ema: bool  # the UNet's weights are the file's moving average
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part
@@ -88,13 +91,22 @@ class Inspection:
             f"a wrong size; put {STATISTICS_FILES[0]} beside it and load it again"
         )
 
+    @property
+    def evidence(self) -> str:
+        """What tells the kind."""
+        unet = self.spec.unet
+        encoder = "OpenCLIP" if self.spec.text.tower == "openclip-h" else "CLIP-L"
+        classes = f", class vectors of {unet.vector_dim}" if unet.vector_dim else ""
+        classes += f", {unet.num_classes} classes" if unet.num_classes else ""
+        return f"{unet.in_channels} input channels, {encoder} text encoder{classes}"
+
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
         weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
         known = self.missing or (self.statistics and f"from {self.statistics.source}")
-        schedule = ", zero terminal SNR (the file's key ztsnr)" if self.zero_terminal_snr else ""
+        schedule = ", zero terminal SNR" if self.zero_terminal_snr else ""
         return (
-            f"{self.name}: {self.spec.kind}, {self.spec.task}\n"
+            f"{self.name}: {self.spec.kind}, {self.spec.task} ({self.evidence})\n"
             f"prediction: {self.spec.prediction} ({self.reason}){schedule}\n"
             f"parts: {parts}{weights}" + (f"\nstatistics of image embeddings: {known}" if known else "")
         )
@@ -146,9 +158,9 @@ class _Parts:
 
 
 def inspect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto") -> Inspection:
-    """Say what a checkpoint is from its keys, shapes and metadata."""
-    file = read(path)
-    return _recognise(file, _split(file), Path(path).parent, prediction)
+    """Say what a checkpoint, a file or a folder that diffusers saved, is from its keys, shapes and metadata."""
+    file, folder = _read(Path(path))
+    return _recognise(file, _split(file), folder, prediction)
 
 
 def load_checkpoint(
@@ -160,12 +172,14 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load any of the nine kinds; `prediction` overrides what the file says, dtype None keeps the file's.
 
+    A path to a folder that diffusers saved is read as the single file of the same model.
+
     `prepare` is called with the UNet, the autoencoder and the text tower while each is on meta, and may replace layers
     by others with the same parameters.
     """
-    file = read(path)
+    file, folder = _read(Path(path))
     parts = _split(file)
-    inspection = _recognise(file, parts, Path(path).parent, prediction)
+    inspection = _recognise(file, parts, folder, prediction)
     spec = inspection.spec
     if inspection.missing:
         logging.getLogger("sd2_family").warning(inspection.missing)
@@ -226,6 +240,11 @@ def _noise_augmentation(file: WeightsFile, parts: _Parts, inspection: Inspection
         _check_keys(augmentation.state_dict(), state, file.name, "noise_augmentor.")
         _fill(augmentation, state, file.name, "noise_augmentor.", torch.float32)
     return augmentation
+
+
+def _read(path: Path) -> tuple[WeightsFile, Path]:
+    """The tensors, and the folder of what lies beside them."""
+    return (read_folder(path), path) if path.is_dir() else (read(path), path.parent)
 
 
 def _split(file: WeightsFile) -> _Parts:
@@ -291,7 +310,7 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
             base, unet=unet, autoencoder=autoencoder, text=text, depth=depth, image=image, prediction=prediction
         ),
         reason=reason,
-        zero_terminal_snr="ztsnr" in file.tensors,
+        zero_terminal_snr="ztsnr" in file.tensors or bool(_scheduler(folder)[1].get("rescale_betas_zero_snr")),
         ema=parts.ema,
         dtypes={part: str(_dtype(state)).removeprefix("torch.") for part, state in states.items()},
         sizes={part: sum(tensor.numel() for tensor in state.values()) for part, state in states.items()},
@@ -408,10 +427,10 @@ def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -
         return declared, "the file's metadata, modelspec.prediction_type"
     if "v_pred" in file.tensors:
         return "v_prediction", "the file's key v_pred"
-    for config in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
-        declared = _PREDICTIONS.get(_prediction_type(config))
-        if declared:
-            return declared, f"{config.relative_to(folder)} beside the file"
+    name, scheduler = _scheduler(folder)
+    declared = _PREDICTIONS.get(str(scheduler.get("prediction_type")))
+    if declared:
+        return declared, f"{name} beside the weights"
     bias = unet.get("output_blocks.11.1.transformer_blocks.0.norm1.bias")
     if base.kind == "v2-base" and bias is not None:
         # 512-base and 768-v differ in nothing but their values; this bias is spread wider in v models
@@ -421,12 +440,13 @@ def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -
     return base.prediction, f"the default of {base.kind}"
 
 
-def _prediction_type(config: Path) -> str:
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(content.get("prediction_type", "")) if isinstance(content, dict) else ""
+def _scheduler(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Name and content of diffusers' description of the scheduler; empty where there is none."""
+    for name in ("scheduler/scheduler_config.json", "scheduler_config.json"):
+        config = read_json(folder / name)
+        if config:
+            return name, config
+    return "", {}
 
 
 def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
@@ -434,14 +454,18 @@ def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.
     dtype = dtype or _dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
     for key, tensor in state.items():
-        low, high = tensor.aminmax()  # NaN and infinity show in the extremes, at a sixteenth of isfinite's time
-        if not (low.isfinite() and high.isfinite()):
+        if not _finite(tensor):
             raise ValueError(f"{name} holds NaN or infinite values in {prefix}{key} as {dtype}; choose another file")
     module.load_state_dict(state, strict=True, assign=True)
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:
             raise ValueError(f"{name} gives {prefix}{key} no value; choose another checkpoint")
     module.eval().requires_grad_(False)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """NaN and infinity show in the extremes, at a sixteenth of isfinite's time."""
+    return all(extreme.isfinite() for extreme in tensor.aminmax())
 
 
 def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:

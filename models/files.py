@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+INDEX = "model_index.json"  # what a folder that diffusers saved has, and no other
+
 
 class _ModelCheckpoint:
     """Stands for the PyTorch Lightning class whose name training checkpoints mention."""

@@ -93,20 +93,26 @@ def notice(message: str) -> None:
 
 
 def list_models(kind: str) -> list[str]:
-    """The files that `resolve_model` finds by name, sorted; the bundled ones are among them."""
+    """What `resolve_model` finds by name, sorted; the bundled files and the folders of diffusers are among them."""
     if not IN_COMFYUI:
         return folders.list_models(kind)
     names = {name for name in folder_paths.get_filename_list(kind) if name.endswith(folders.SUFFIXES)}
-    return sorted(names | {path.name for path in folders.BUNDLED.glob("*") if path.suffix in folders.SUFFIXES})
+    names |= {path.name for path in folders.BUNDLED.glob("*") if path.suffix in folders.SUFFIXES}
+    return sorted(names | set(_diffusers_folders(kind)))
+
+
+def _diffusers_folders(kind: str) -> dict[str, Path]:
+    places = folder_paths.get_folder_paths(folders.DIFFUSERS) if kind == "checkpoints" else []
+    return folders.diffusers_folders(map(Path, places))
 
 
 def resolve_model(kind: str, name: str) -> Path:
-    """The file of a model, by a name from `list_models`; the user's own folders come before the bundled one."""
+    """The file or folder of a model, by a name from `list_models`; the user's own come before the bundled ones."""
     if not IN_COMFYUI:
         return folders.resolve_model(kind, name)
-    found = folder_paths.get_full_path(kind, name)
+    found = folder_paths.get_full_path(kind, name) or _diffusers_folders(kind).get(name)
     path = Path(found) if found else inside(folders.BUNDLED, name)
-    if not path.is_file():
+    if not folders.is_model(path):
         places = " or ".join(folder_paths.get_folder_paths(kind))
         raise ValueError(f"{name} is not in {places}; put it there and press R on the canvas")
     return path

@@ -14,7 +14,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfl
 
 
 class SD2CheckpointLoader:
-    """One checkpoint file as the objects it holds."""
+    """One checkpoint, a file or a folder, as the objects it holds."""
 
     CATEGORY = "SD2/loaders"
     DESCRIPTION = (
@@ -38,7 +38,10 @@ class SD2CheckpointLoader:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "ckpt_name": (host.list_models("checkpoints"), {"tooltip": "A file in the checkpoints folder."}),
+                "ckpt_name": (
+                    host.list_models("checkpoints"),
+                    {"tooltip": "A file in the checkpoints folder, or a folder in diffusers."},
+                ),
                 "prediction": (
                     ["auto", "epsilon", "v_prediction"],
                     {
@@ -70,7 +73,7 @@ class SD2CheckpointLoader:
     @classmethod
     def IS_CHANGED(cls, ckpt_name: str, prediction: str, dtype: str) -> str:
         path = host.resolve_model("checkpoints", ckpt_name)
-        files = [path, *(path.parent / name for name in STATISTICS_FILES)]
+        files = [path, *path.rglob("*"), *(path.parent / name for name in STATISTICS_FILES)]
         stats = [file.stat() for file in files if file.is_file()]
         return " ".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in stats)
 

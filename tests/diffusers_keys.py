@@ -14,6 +14,7 @@ def diffusers_unet(unet):
     down = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in spec.attention]
     up = ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(spec.attention)]
     config = {
+        "sample_size": 64,  # pipelines want a number, and use none
         "in_channels": spec.in_channels,
         "out_channels": spec.out_channels,
         "block_out_channels": channels,

@@ -1,6 +1,7 @@
 """The loader on narrow checkpoints of every kind, on damaged and foreign files, and on the official layouts."""
 
 import os
+import re
 import sys
 import types
 import zipfile
@@ -15,7 +16,7 @@ from sd2_family.models import checkpoint
 from sd2_family.models.checkpoint import inspect, load_checkpoint
 from sd2_family.models.files import WeightsFile, read
 from sd2_family.models.specs import SPECS
-from tiny import tiny_spec, tiny_state, write_checkpoint
+from tiny import SCHEDULE_BUFFERS, tiny_spec, tiny_state, write_checkpoint
 
 UNET, SPREAD = "model.diffusion_model.", "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
@@ -57,12 +58,70 @@ def test_every_kind_is_recognised_with_its_own_sizes(tmp_path, kind):
         assert not any(tensor.is_meta or tensor.requires_grad for tensor in module.state_dict(keep_vars=True).values())
 
 
+EVIDENCE = {
+    "v1": "4 input channels, CLIP-L text encoder",
+    "v1-inpaint": "9 input channels, CLIP-L text encoder",
+    "v2-base": "4 input channels, OpenCLIP text encoder",
+    "v2-v": "4 input channels, OpenCLIP text encoder",
+    "v2-inpaint": "9 input channels, OpenCLIP text encoder",
+    "v2-depth": "5 input channels, OpenCLIP text encoder",
+    "unclip-h": "4 input channels, OpenCLIP text encoder, class vectors of 2048",
+    "unclip-l": "4 input channels, OpenCLIP text encoder, class vectors of 1536",
+    "x4": "7 input channels, OpenCLIP text encoder, 1000 classes",
+}
+PARTS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "depth_model.model.", "embedder.model.")
+PARTS += ("noise_augmentor.", "low_scale_model.")
+# one tensor of each part, in a shape that is the official one but for a row
+NEAR_MISSES = {
+    "v1": "cond_stage_model.transformer.text_model.encoder.layers.7.mlp.fc1.weight",
+    "v1-inpaint": "first_stage_model.encoder.mid.attn_1.q.weight",
+    "v2-base": "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+    "v2-v": "cond_stage_model.model.transformer.resblocks.11.attn.in_proj_weight",
+    "v2-inpaint": "model.diffusion_model.output_blocks.5.2.conv.weight",
+    "v2-depth": "depth_model.model.scratch.refinenet2.out_conv.weight",
+    "unclip-h": "model.diffusion_model.time_embed.2.weight",
+    "unclip-l": "first_stage_model.decoder.up.1.block.2.conv1.weight",
+    "x4": "first_stage_model.decoder.up.0.block.0.nin_shortcut.weight",
+}
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """The official file of a kind at full size, with tensors that take no memory: one zero repeated."""
+
+    def read(kind, **changed):
+        zero = torch.zeros((), dtype=torch.float16)
+        tensors = {key: zero.expand(shape) for key, shape in (layout(kind) | changed).items()}
+        metadata = {"modelspec.prediction_type": SPECS[kind].prediction}  # zeros have no spread to guess it from
+        monkeypatch.setattr(checkpoint, "read", lambda path: WeightsFile("x", tensors, metadata))
+
+    monkeypatch.setattr(checkpoint, "_finite", lambda tensor: True)  # which would look at each of those zeros
+    return read
+
+
 @pytest.mark.parametrize("kind", SPECS)
-def test_every_official_layout_is_recognised(monkeypatch, kind):
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in layout(kind).items()}
-    metadata = {"modelspec.prediction_type": SPECS[kind].prediction}  # meta tensors have no values to guess from
-    monkeypatch.setattr(checkpoint, "read", lambda path: WeightsFile("x", tensors, metadata))
-    assert inspect("x").spec == SPECS[kind]
+def test_every_official_layout_loads_strictly(official, kind):
+    official(kind)
+    loaded = load_checkpoint("x")
+    assert loaded.spec == SPECS[kind]
+    assert str(loaded.inspection).startswith(f"x: {kind}, {SPECS[kind].task} ({EVIDENCE[kind]})\nprediction: ")
+    modules = [part for part in vars(loaded).values() if isinstance(part, torch.nn.Module)]
+    assert not any(tensor.is_meta for module in modules for tensor in module.state_dict(keep_vars=True).values())
+    assert not any(buffer.is_meta for module in modules for buffer in module.buffers())
+    # what no part takes is the noise schedule, which two numbers of the spec give
+    assert {key for key in layout(kind) if not key.startswith(PARTS)} == set(SCHEDULE_BUFFERS)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_near_miss_is_refused_by_name(official, kind):
+    key = NEAR_MISSES[kind]
+    first, *rest = layout(kind)[key]
+    official(kind, **{key: (first + 1, *rest)})
+    name = (
+        key.split(".", 2)[-1].removeprefix("text_model.").replace("encoder.layers.7.mlp.fc1", "resblocks.7.mlp.c_fc")
+    )
+    with pytest.raises(ValueError, match=rf"^x does not fit under .* 1 misshapen \(.*{re.escape(name)} \[{first + 1}"):
+        load_checkpoint("x")
 
 
 def test_the_text_tower_computes(tmp_path):
@@ -74,7 +133,7 @@ def test_the_text_tower_computes(tmp_path):
 def test_the_report_says_kind_prediction_reason_and_parts(tmp_path):
     path = write_checkpoint(tmp_path / "x.safetensors", "v2-inpaint", dtype=torch.float16)
     lines = load_checkpoint(path).report.splitlines()
-    assert lines[0] == "x.safetensors: v2-inpaint, inpainting"
+    assert lines[0] == "x.safetensors: v2-inpaint, inpainting (9 input channels, OpenCLIP text encoder)"
     assert lines[1] == "prediction: epsilon (the default of v2-inpaint)"
     assert lines[2].startswith("parts: unet ")
     assert lines[2].count("float16") == 3
@@ -194,7 +253,7 @@ def test_prediction_from_a_scheduler_config(write, v2, folder):
     (path.parent / folder / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
     found = inspect(path)
     assert found.spec.kind == "v2-v"
-    assert found.reason.endswith("scheduler_config.json beside the file")
+    assert found.reason.endswith("scheduler_config.json beside the weights")
 
 
 def test_a_scheduler_config_that_says_nothing_is_passed_over(write, v2):
@@ -209,6 +268,22 @@ def test_prediction_from_the_spread_of_a_bias(write, v2, spread, expected):
     found = inspect(write(v2 | {UNET + SPREAD: bias}))
     assert found.spec.kind == expected
     assert "guessed" in found.reason
+
+
+def test_the_first_rule_that_applies_decides(write, v2):
+    """Metadata, then the key, then the scheduler's config, then the spread, then the kind's default."""
+    wide, key = {UNET + SPREAD: torch.tensor([-1.0, 1.0]).repeat(32)}, {"v_pred": torch.ones(0)}
+    path = write(v2 | wide)
+    assert inspect(path).reason.startswith("guessed from the weights")
+    config = path.parent / "scheduler_config.json"
+    config.write_text('{"prediction_type": "epsilon"}')
+    assert inspect(path).reason == "scheduler_config.json beside the weights"
+    assert inspect(write(v2 | wide | key)).reason == "the file's key v_pred"
+    path = write(v2 | wide | key, metadata={"modelspec.prediction_type": "eps"})
+    assert inspect(path).reason == "the file's metadata, modelspec.prediction_type"
+    assert inspect(path, prediction="v_prediction").reason == "chosen by hand"
+    config.unlink()
+    assert inspect(write(v2)).reason == "the default of v2-base"
 
 
 def test_the_spread_is_not_asked_of_other_kinds(write):

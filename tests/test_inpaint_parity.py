@@ -31,13 +31,11 @@ def test_ten_ddim_steps(tmp_path, monkeypatch, kind, prediction):
     prepared = nodes["SD2VAEEncodeForInpaint"].encode(positive, negative, vae, image, mask, "original", False)
     (ours,) = nodes["SD2KSampler"].sample(model, SEED, STEPS, CFG, "ddim", "ldm", *prepared)
 
-    unet = diffusers_unet(model.unet)
-    unet.register_to_config(sample_size=64)  # the pipeline wants a number, and uses none
     pipeline = StableDiffusionInpaintPipeline(
         vae=without_noise(diffusers_vae(vae.autoencoder, vae.spec)),
         text_encoder=None,
         tokenizer=None,
-        unet=unet,
+        unet=diffusers_unet(model.unet),
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

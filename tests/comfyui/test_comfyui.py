@@ -31,6 +31,22 @@ def test_the_bundled_model_is_offered(server):
     assert DEMO.name in names or not DEMO.exists()
 
 
+def test_a_folder_that_diffusers_saved_gives_the_pictures_of_its_file(server):
+    from sd2_family.models.checkpoint import load_checkpoint
+    from test_diffusers_folder import pipeline
+
+    models = server.base / "models"
+    pipeline(load_checkpoint(models / "checkpoints" / "v2-v.safetensors")).save_pretrained(models / "diffusers" / "v")
+    names, _ = server.get("/object_info/SD2CheckpointLoader")["SD2CheckpointLoader"]["input"]["required"]["ckpt_name"]
+    assert "v" in names
+    pictures = []
+    for name in ("v", "v2-v.safetensors"):
+        graph = Graph()
+        node = sampled(graph, *graph.load(name))
+        pictures.append(server.run(graph)[node])
+    assert difference(*pictures) == 0
+
+
 RUNS = [
     ("ddim", "ldm", "epsilon", 0.0),
     ("plms", "ldm", "v_prediction", 0.0),

@@ -1,0 +1,257 @@
+"""Read a model folder in diffusers' format: its tensors under the keys of the single file of the same model.
+
+A part is a folder with its configuration and its weights: one file or, with an index, several.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .clip_text import from_hugging_face
+from .files import INDEX, WeightsFile, read
+
+State = dict[str, Tensor]
+
+
+def read_folder(path: Path) -> WeightsFile:
+    """The tensors of every part under the keys of the original files; like those, they stay on disk until used."""
+    if not (path / INDEX).is_file():
+        raise ValueError(f"{path.name} has no {INDEX}; choose a folder that diffusers saved, or a checkpoint file")
+    pipeline = read_json(path / INDEX).get("_class_name", "pipeline of an unknown kind")
+    parts = {part: path / part for part in _PARTS if (path / part).is_dir()}
+    if "unet" not in parts or (path / "text_encoder_2").is_dir():
+        raise ValueError(f"{path.name} is a {pipeline}; choose a Stable Diffusion 1.x or 2.x one")
+    for part in ("vae", "text_encoder"):
+        if part not in parts:
+            raise ValueError(f"{path.name} has no {part}; download the whole folder")
+    tensors: State = {}
+    for part, folder in parts.items():
+        try:
+            tensors |= original_keys(part, _read_part(folder), read_json(folder / "config.json"))
+        except KeyError as error:
+            raise ValueError(f"{path.name} holds no {error.args[0]} in {part}; download it again") from error
+    return WeightsFile(path.name, tensors, {})
+
+
+def original_keys(part: str, state: State, config: dict[str, Any]) -> State:
+    """A part's tensors as the original file has them; `part` is its folder's name and `config` its config.json."""
+    prefix, convert = _PARTS[part]
+    return {prefix + key: tensor for key, tensor in convert(state, config).items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_part(folder: Path) -> State:
+    """The weights of a part: safetensors before pickles, full precision before half."""
+    for suffix in ("safetensors", "bin"):
+        for variant in ("", ".fp16"):
+            for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
+                whole = folder / f"{stem}{variant}.{suffix}"
+                if whole.is_file():
+                    return read(whole).tensors
+                shards = read_json(folder / f"{stem}.{suffix}.index{variant}.json").get("weight_map", {})
+                if shards:
+                    files = sorted({Path(name).name for name in shards.values()})
+                    return {key: tensor for name in files for key, tensor in read(folder / name).tensors.items()}
+    raise ValueError(f"{folder.parent.name} has no weights in {folder.name}; download the whole folder")
+
+
+def _unet(state: State, _: dict[str, Any]) -> State:
+    """Blocks numbered through instead of level by level: a level is its residual blocks and one more."""
+    level = 1 + len({key.split(".")[3] for key in state if key.startswith("down_blocks.0.resnets.")})
+
+    def rename(key: str) -> str:
+        match key.split("."):
+            case ["down_blocks", i, "resnets", j, *rest]:
+                return f"input_blocks.{int(i) * level + int(j) + 1}.0.{_renamed('.'.join(rest), _RESIDUAL)}"
+            case ["down_blocks", i, "attentions", j, *rest]:
+                return f"input_blocks.{int(i) * level + int(j) + 1}.1.{'.'.join(rest)}"
+            case ["down_blocks", i, "downsamplers", "0", "conv", name]:
+                return f"input_blocks.{(int(i) + 1) * level}.0.op.{name}"
+            case ["mid_block", "resnets", j, *rest]:
+                return f"middle_block.{2 * int(j)}.{_renamed('.'.join(rest), _RESIDUAL)}"
+            case ["mid_block", "attentions", "0", *rest]:
+                return f"middle_block.1.{'.'.join(rest)}"
+            case ["up_blocks", i, "resnets", j, *rest]:
+                return f"output_blocks.{int(i) * level + int(j)}.0.{_renamed('.'.join(rest), _RESIDUAL)}"
+            case ["up_blocks", i, "attentions", j, *rest]:
+                return f"output_blocks.{int(i) * level + int(j)}.1.{'.'.join(rest)}"
+            case ["up_blocks", i, "upsamplers", "0", *rest]:
+                after = 1 + any(other.startswith(f"up_blocks.{i}.attentions.") for other in state)
+                return f"output_blocks.{(int(i) + 1) * level - 1}.{after}.{'.'.join(rest)}"
+        return _renamed(key, _UNET)
+
+    return {rename(key): tensor for key, tensor in state.items()}
+
+
+_RESIDUAL = (
+    ("norm1.", "in_layers.0."),
+    ("conv1.", "in_layers.2."),
+    ("time_emb_proj.", "emb_layers.1."),
+    ("norm2.", "out_layers.0."),
+    ("conv2.", "out_layers.3."),
+    ("conv_shortcut.", "skip_connection."),
+)
+_UNET = (
+    ("conv_in.", "input_blocks.0.0."),
+    ("time_embedding.linear_1.", "time_embed.0."),
+    ("time_embedding.linear_2.", "time_embed.2."),
+    ("class_embedding.linear_1.", "label_emb.0.0."),  # by a vector: unCLIP
+    ("class_embedding.linear_2.", "label_emb.0.2."),
+    ("class_embedding.", "label_emb."),  # by a label: x4
+    ("conv_norm_out.", "out.0."),
+    ("conv_out.", "out.2."),
+)
+
+
+def _autoencoder(state: State, _: dict[str, Any]) -> State:
+    """The decoder's levels are numbered from the deepest in diffusers, and the attention's layers are linear."""
+    deepest = len({key.split(".")[2] for key in state if key.startswith("decoder.up_blocks.")}) - 1
+
+    def rename(key: str) -> str:
+        match key.split("."):
+            case [half, "down_blocks", i, *rest]:
+                return f"{half}.down.{i}.{_renamed('.'.join(rest), _LEVEL)}"
+            case [half, "up_blocks", i, *rest]:
+                return f"{half}.up.{deepest - int(i)}.{_renamed('.'.join(rest), _LEVEL)}"
+            case [half, "mid_block", "resnets", j, *rest]:
+                return f"{half}.mid.block_{int(j) + 1}.{'.'.join(rest)}"
+            case [half, "mid_block", "attentions", "0", *rest]:
+                return f"{half}.mid.attn_1.{_renamed('.'.join(rest), _ATTENTION)}"
+        return key.replace("conv_norm_out.", "norm_out.")
+
+    renamed = {rename(key): tensor for key, tensor in state.items()}
+    return {
+        key: tensor[:, :, None, None] if ".attn_1." in key and tensor.ndim == 2 else tensor
+        for key, tensor in renamed.items()
+    }
+
+
+_LEVEL = (
+    ("resnets.", "block."),
+    ("conv_shortcut.", "nin_shortcut."),
+    ("downsamplers.0.", "downsample."),
+    ("upsamplers.0.", "upsample."),
+)
+_ATTENTION = (  # the second name of each is that of files saved before diffusers 0.13
+    ("group_norm.", "norm."),
+    ("to_q.", "q."),
+    ("query.", "q."),
+    ("to_k.", "k."),
+    ("key.", "k."),
+    ("to_v.", "v."),
+    ("value.", "v."),
+    ("to_out.0.", "proj_out."),
+    ("proj_attn.", "proj_out."),
+)
+
+
+def _text(state: State, config: dict[str, Any]) -> State:
+    """1.x files keep transformers' keys. 2.x ones hold what the folder leaves out: parts that nothing reads."""
+    if config.get("hidden_act", "quick_gelu") == "quick_gelu":  # OpenAI's towers; OpenCLIP's have a plain GELU
+        return {f"transformer.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state.items()}
+    tower = from_hugging_face(state)
+    width = tower["model.ln_final.weight"]
+    projection = tower.pop("model.text_projection.weight", torch.eye(len(width)).to(width)).T
+    blocks = "model.transformer.resblocks."
+    last = max((int(key.split(".")[3]) for key in tower if key.startswith(blocks)), default=0)
+    unread = {  # conditioning is read one layer early
+        key.replace(f"{blocks}{last}.", f"{blocks}{last + 1}."): torch.zeros_like(tensor)
+        for key, tensor in tower.items()
+        if key.startswith(f"{blocks}{last}.")
+    }
+    return tower | unread | {"model.text_projection": projection, "model.logit_scale": width.new_zeros(())}
+
+
+def _depth_estimator(state: State, _: dict[str, Any]) -> State:
+    """MiDaS calls the four maps that are fused layer1..layer4, and fuses from the last to the first."""
+
+    def rename(key: str) -> str:
+        match key.split("."):
+            case ["dpt", "embeddings", "backbone", "bit", *rest]:
+                return f"pretrained.model.patch_embed.backbone.{_renamed('.'.join(rest), _RESNET)}"
+            case ["dpt", *rest]:
+                return f"pretrained.model.{_renamed('.'.join(rest), _TRANSFORMER)}"
+            case ["neck", "reassemble_stage", "readout_projects", i, "0", name]:
+                return f"pretrained.act_postprocess{int(i) + 1}.0.project.0.{name}"
+            case ["neck", "reassemble_stage", "layers", i, layer, name]:
+                return f"pretrained.act_postprocess{int(i) + 1}.{3 if layer == 'projection' else 4}.{name}"
+            case ["neck", "convs", i, name]:
+                return f"scratch.layer{int(i) + 1}_rn.{name}"
+            case ["neck", "fusion_stage", "layers", i, *rest]:
+                return f"scratch.refinenet{4 - int(i)}.{_renamed('.'.join(rest), _FUSION)}"
+            case ["head", "head", *rest]:
+                return f"scratch.output_conv.{'.'.join(rest)}"
+        return key
+
+    renamed = {rename(key): tensor for key, tensor in state.items()}
+    for query in [key for key in renamed if ".attn.query." in key]:
+        parts = [query.replace("query", name) for name in ("query", "key", "value")]
+        if all(part in renamed for part in parts):
+            renamed[query.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
+    bias = renamed["pretrained.model.norm.bias"]
+    unread = {  # the classifier of the transformer's pre-training
+        "pretrained.model.head.weight": bias.new_zeros(1000, len(bias)),
+        "pretrained.model.head.bias": bias.new_zeros(1000),
+    }
+    return unread | renamed
+
+
+_RESNET = (
+    ("embedder.convolution.", "stem.conv."),
+    ("embedder.norm.", "stem.norm."),
+    ("encoder.stages.", "stages."),
+    (".layers.", ".blocks."),
+)
+_TRANSFORMER = (
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.projection.", "patch_embed.proj."),
+    ("encoder.layer.", "blocks."),
+    ("attention.attention.", "attn."),
+    ("attention.output.dense.", "attn.proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("layernorm.", "norm."),
+)
+_FUSION = (
+    ("projection.", "out_conv."),
+    ("residual_layer", "resConfUnit"),
+    ("convolution", "conv"),
+)
+
+
+def _as_it_is(state: State, _: dict[str, Any]) -> State:
+    return state
+
+
+def _renamed(key: str, names: tuple[tuple[str, str], ...]) -> str:
+    for theirs, ours in names:
+        key = key.replace(theirs, ours)
+    return key
+
+
+# the folders' parts: prefix in the original files, and how to get the keys after it
+_PARTS: dict[str, tuple[str, Callable[[State, dict[str, Any]], State]]] = {
+    "unet": ("model.diffusion_model.", _unet),
+    "vae": ("first_stage_model.", _autoencoder),
+    "text_encoder": ("cond_stage_model.", _text),
+    "image_encoder": ("embedder.model.", _as_it_is),  # transformers' keys are read there, as in 1.x text encoders
+    "image_normalizer": ("noise_augmentor.data_", _as_it_is),  # mean and std
+    "depth_estimator": ("depth_model.model.", _depth_estimator),
+}
