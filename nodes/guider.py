@@ -176,11 +176,6 @@ def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> N
     """ValueError where the model `name` cannot be sampled, or not with this conditioning or latent."""
     if spec.kind == "x4":
         lowres.check(name, latent, *sides)
-    elif _keys(sides) & lowres.KEYS:
-        raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets upscale conditioning, which "
-            "needs kind x4 (x4-upscaler-ema); load that, or leave SD2UpscaleConditioning out"
-        )
     if _keys(sides) & INPAINT_KEYS and spec.unet.in_channels != INPAINT_CHANNELS:
         wanted = "v1-inpaint (sd-v1-5-inpainting)" if spec.kind.startswith("v1") else "v2-inpaint (512-inpainting-ema)"
         raise ValueError(
@@ -199,6 +194,11 @@ def check_pictures(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
             f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets a picture as condition, "
             "which needs kind unclip-h or unclip-l (sd21-unclip-h, sd21-unclip-l); load one of them with its own "
             "clip_vision, or leave SD2UnCLIPConditioning out"
+        )
+    if _keys(sides) & lowres.KEYS and spec.kind != "x4":
+        raise ValueError(
+            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets upscale conditioning, which "
+            "needs kind x4 (x4-upscaler-ema); load that, or leave SD2UpscaleConditioning out"
         )
 
 
