@@ -1,0 +1,158 @@
+"""The page of a ComfyUI server in a browser, with the few gestures that the tests make."""
+
+import base64
+import io
+import json
+import shutil
+import urllib.parse
+
+import numpy as np
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# as root and in closed networks too; a page on a CPU draws without a GPU's help
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+OPTIONS += ["--disable-component-update", "--disable-sync"]
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # no greeting
+    "Comfy.PromptFilename": False,  # Export asks for no name
+    "Comfy.Workflow.Persist": False,  # each page starts with a canvas of its own
+    "Comfy.NodeSearchBoxImpl.FollowCursor": False,  # a chosen node lies where the search was opened
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Execution.PreviewMethod": "none",  # their colours are not those of the demo's autoencoder
+    "LiteGraph.Node.TooltipDelay": 100,  # ms
+}
+READY = "window.LiteGraph?.registered_node_types?.SD2KSampler && window.app?.canvas?.graph"
+PATIENCE = 60_000  # ms: a page of megabytes of script, drawn in software, on a machine that is busy sampling
+# of the picture that a node shows: its pixels, not a copy that the server made smaller
+SHOWN = """id => {
+    const image = app.graph.getNodeById(id).imgs[0]
+    const canvas = document.createElement('canvas')
+    canvas.width = image.naturalWidth
+    canvas.height = image.naturalHeight
+    canvas.getContext('2d').drawImage(image, 0, 0)
+    return canvas.toDataURL('image/png').split(',')[1]
+}"""
+# where on the page a spot of a node is, (x, y) from its top left corner, in graph units
+SPOT = """([id, x, y]) => {
+    const [node, scale, offset] = [app.graph.getNodeById(id), app.canvas.ds.scale, app.canvas.ds.offset]
+    const box = app.canvas.canvas.getBoundingClientRect()
+    return [(node.pos[0] + x + offset[0]) * scale + box.left, (node.pos[1] + y + offset[1]) * scale + box.top]
+}"""
+
+
+class Canvas:
+    """One page of `browser`; `locale` is the language of its interface."""
+
+    def __init__(self, browser, server, locale="en"):
+        self.server = server
+        server.post("/settings", {**SETTINGS, "Comfy.Locale": locale})
+        self.page = browser.new_page(viewport={"width": 1600, "height": 900})
+        self.page.set_default_timeout(PATIENCE)
+        self.page.goto(f"http://127.0.0.1:{server.port}/")
+        self.page.wait_for_function(READY)
+
+    def command(self, name):
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def open_template(self, name):
+        """Through the template browser; gives the size of the thumbnail seen there."""
+        self.page.evaluate("app.graph.clear()")
+        self.command("Comfy.BrowseTemplates")
+        dialog = self.page.get_by_role("dialog").last
+        dialog.get_by_text("sd2-family", exact=True).first.click()
+        card = self.page.get_by_test_id(f"template-workflow-{name}")
+        thumbnail = card.locator("img").first
+        thumbnail.wait_for()
+        size = thumbnail.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")
+        card.click()
+        dialog.wait_for(state="hidden")
+        self.page.wait_for_function("app.graph.nodes.length")
+        return size
+
+    def open_file(self, path):
+        self.page.evaluate("app.graph.clear()")
+        self.page.locator("#comfy-file-input").set_input_files(path)
+        self.page.wait_for_function("app.graph.nodes.length")
+
+    def export(self, path):
+        """Save the canvas as a file, as Export of its menu does."""
+        with self.page.expect_download() as download:
+            self.command("Comfy.ExportWorkflow")
+        download.value.save_as(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def nodes(self):
+        """Of every node its id, type, title, size, least size, and whether it is red or unknown."""
+        return self.page.evaluate(
+            "app.graph.nodes.map(n => ({id: n.id, type: n.type, title: n.title, size: [...n.size],"
+            " least: [...n.computeSize()], red: !!n.has_errors || !(n.type in LiteGraph.registered_node_types)}))"
+        )
+
+    def run(self, timeout=300):
+        """Press Run: the prompt that the page sends, and the files by the node that shows them."""
+        sent = "**/prompt"
+        with self.page.expect_response(sent) as answer:
+            self.page.get_by_test_id("queue-button").first.click()
+        prompt = answer.value.request.post_data_json["prompt"]
+        entry = self.server.wait(answer.value.json()["prompt_id"], timeout)
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        images = {int(node): shown["images"][0] for node, shown in entry["outputs"].items() if "images" in shown}
+        for node, image in images.items():
+            name = urllib.parse.urlencode({"filename": image["filename"]})
+            self.page.wait_for_function(
+                "([id, name]) => { const image = app.graph.getNodeById(id).imgs?.[0];"
+                " return image?.src.includes(name) && image.complete && image.naturalWidth }",
+                arg=[node, name],
+            )
+        return prompt, {
+            node: self.server.base / image["type"] / image["subfolder"] / image["filename"]
+            for node, image in images.items()
+        }
+
+    def shown(self, node):
+        """The pixels of the picture that a node shows: uint8 [H, W, 3]."""
+        png = base64.b64decode(self.page.evaluate(SHOWN, node))
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+    def screenshot(self, path):
+        """The page at rest after a run."""
+        self.page.get_by_test_id("queue-notification-banner").wait_for(state="hidden")
+        self.page.wait_for_timeout(1000)  # ms, for the drawing
+        self.page.screenshot(path=path)
+
+    def search(self, words):
+        """What the node search offers after a double click on the canvas, which is cleared before."""
+        dialog = self.page.get_by_role("search")
+        self.page.keyboard.press("Escape")  # closes an earlier search
+        dialog.wait_for(state="hidden")
+        self.page.evaluate("app.graph.clear(); app.canvas.ds.reset()")
+        self.page.mouse.dblclick(700, 250)
+        dialog.locator("input").first.fill(words)
+        return dialog.get_by_role("option")
+
+    def add(self, words, title):
+        """The node of this title, chosen from what the search offers."""
+        self.search(words).filter(has_text=title).first.click()
+        self.page.get_by_role("search").wait_for(state="hidden")
+        (node,) = self.nodes()
+        return node
+
+    def hover(self, node, x, y):
+        """The tooltip of a spot of a node."""
+        across, down = self.page.evaluate(SPOT, [node, x, y])
+        tooltip = self.page.locator(".node-tooltip")
+        for _ in range(20):  # what is leaving the page may still be over the canvas
+            self.page.mouse.move(across - 2, down)
+            self.page.mouse.move(across, down)
+            self.page.wait_for_timeout(400)  # ms
+            if tooltip.is_visible():
+                return tooltip.inner_text()
+        raise AssertionError(f"no tooltip at {x}, {y}")
+
+    def help(self, node):
+        """The help page of a node, opened from the bar over a node that was clicked."""
+        self.page.mouse.click(*self.page.evaluate(SPOT, [node, 60, -15]))
+        self.page.get_by_test_id("info-button").first.click()
+        return self.page.locator(".node-help-content .markdown-content")

@@ -1,0 +1,110 @@
+"""The pack in a browser on a real ComfyUI: templates, the queue, the node search, tooltips, help pages, Chinese.
+
+README's picture of the canvas: SD2_SCREENSHOT=web/docs/canvas.png pytest tests/comfyui/test_browser.py -k inpaint
+"""
+
+import json
+import os
+
+import pytest
+from canvas import CHROMIUM, OPTIONS, Canvas
+from live import ROOT, difference, picture
+from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from sd2_family.headless import graph
+from sd2_family.headless.library import LIBRARY
+
+pytestmark = pytest.mark.comfyui
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SIDE = 256  # of a thumbnail
+FIRST_INPUT = """id => {
+    const node = app.graph.getNodeById(id)
+    const [x, y] = node.getConnectionPos(true, 0)
+    return [node.inputs[0].name, x - node.pos[0], y - node.pos[1]]
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    if not CHROMIUM:
+        pytest.skip("the browser tests need Chromium or Chrome on the PATH")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def canvas(browser, server):
+    return Canvas(browser, server)
+
+
+def calls(prompt):
+    """What a prompt computes: titles and other remarks left out."""
+    return {node_id: (node["class_type"], node["inputs"]) for node_id, node in prompt.items()}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_template_runs_and_is_the_same_after_saving(canvas, server, path, tmp_path):
+    assert canvas.open_template(path.stem) == [SIDE, SIDE]
+    nodes = canvas.nodes()
+    drawn = json.loads(path.read_text(encoding="utf-8"))
+    assert {node["title"] for node in nodes} == {node["title"] for node in drawn["nodes"]}
+    assert [node for node in nodes if node["red"]] == []
+    assert [node for node in nodes if node["least"][0] > node["size"][0] or node["least"][1] > node["size"][1]] == []
+
+    prompt, files = canvas.run()
+    assert calls(prompt) == calls(graph.read(path, LIBRARY).prompt)
+    assert files
+    for node, file in files.items():
+        assert difference(canvas.shown(node), picture(file)) == 0
+    if (where := os.environ.get("SD2_SCREENSHOT")) and path.stem == "inpaint":
+        canvas.screenshot(where)
+
+    saved = canvas.export(tmp_path / "saved.json")
+    assert calls(graph.from_json(saved, LIBRARY).prompt) == calls(prompt)
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    canvas.open_file(tmp_path / "saved.json")
+    again, files_again = canvas.run()
+    assert calls(again) == calls(prompt)
+    for node, file in files_again.items():
+        assert file != files[node]  # nothing came from the cache
+        assert difference(picture(file), picture(files[node])) == 0
+
+
+@pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
+def test_node_is_found_added_and_explained(canvas, server, name):
+    cls, title = NODE_CLASS_MAPPINGS[name], NODE_DISPLAY_NAME_MAPPINGS[name]
+    if "search_aliases" in server.get(f"/object_info/{name}")[name]:  # since 0.11
+        alias = max(cls.SEARCH_ALIASES, key=len)  # the search shows 64 nodes at most: too few for a word like "text"
+        canvas.search(alias).filter(has_text=title).first.wait_for()
+    node = canvas.add(title, title)
+    assert (node["type"], node["title"], node["red"]) == (name, title, False)
+
+    declared = cls.INPUT_TYPES()
+    inputs = {**declared["required"], **declared.get("optional", {})}
+    width = node["size"][0]
+    assert canvas.hover(node["id"], width / 2, -15) == cls.DESCRIPTION
+    assert canvas.hover(node["id"], width - 8, 14) == cls.OUTPUT_TOOLTIPS[0]
+    first, across, down = canvas.page.evaluate(FIRST_INPUT, node["id"])
+    assert canvas.hover(node["id"], across, down) == inputs[first][1]["tooltip"]
+
+    page = canvas.help(node["id"])
+    page.get_by_role("heading", name=title, exact=True).wait_for()
+    assert {entry.inner_text() for entry in page.locator("tr td:first-child code").all()} >= set(inputs)
+    for image in page.locator("img").all():
+        assert image.evaluate("async image => (await image.decode(), image.naturalWidth)")
+
+
+def test_chinese(browser, server):
+    translated = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["SD2KSampler"]
+    canvas = Canvas(browser, server, locale="zh")
+    node = canvas.add("SD2KSampler", translated["display_name"])
+    assert node["title"] == translated["display_name"]
+    assert canvas.hover(node["id"], node["size"][0] / 2, -15) == translated["description"]
+    shown = canvas.page.evaluate(
+        "id => app.graph.getNodeById(id).inputs.map(i => [i.name, i.label ?? i.localized_name])", node["id"]
+    )
+    assert dict(shown) == {name: entry["name"] for name, entry in translated["inputs"].items() if name in dict(shown)}
+    canvas.page.close()
