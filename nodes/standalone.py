@@ -168,7 +168,7 @@ class CLIPVision:
     """The object on a CLIP_VISION wire: the image tower of an unCLIP checkpoint."""
 
     tower: ImageTower
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype = torch.float32
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: bool = True) -> ImageEmbedding:
@@ -246,7 +246,7 @@ def load_checkpoint(
         zero_terminal_snr=file.inspection.zero_terminal_snr,
     )
     model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation)
-    vision = CLIPVision(file.image, dtype) if file.image else NoImageEncoder(path.name)
+    vision = CLIPVision(file.image, dtype or torch.float32) if file.image else NoImageEncoder(path.name)
     depth = DepthModel(file.depth) if file.depth else NoDepthModel(path.name)
     return Loaded(model, CLIP(file.text, dtype), vae, vision, depth, file.report)
 
