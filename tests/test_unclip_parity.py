@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image
+from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image, transformers_text
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.clip_image import preprocess
 from sd2_family.nodes import host
 from sd2_family.nodes.noise import starting_noise
@@ -42,7 +43,7 @@ def pipeline(loaded):
         image_normalizer=normalizer,
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         tokenizer=None,
-        text_encoder=None,
+        text_encoder=transformers_text(loaded.clip.tower),
         unet=unet,
         scheduler=DDIMScheduler(
             beta_start=0.00085,
@@ -120,3 +121,16 @@ def test_ten_ddim_steps(loaded):
     assert theirs.std() > 0.5
     # float32 through ten steps of a random network with latents up to 31
     assert torch.allclose(ours * loaded.vae.spec.scale, theirs, rtol=0, atol=1e-3)
+
+
+def test_a_folder_that_diffusers_saved_is_the_same_model(loaded, tmp_path):
+    pipeline(loaded).save_pretrained(tmp_path / "saved")
+    folder = load_checkpoint(tmp_path / "saved")
+    assert folder.spec == loaded.model.spec
+    noise, ours = folder.noise_augmentation, loaded.model.noise_augmentation
+    assert torch.equal(noise.data_mean, ours.data_mean)
+    assert torch.equal(noise.data_std, ours.data_std)
+    assert torch.equal(noise.alphas_cumprod, ours.alphas_cumprod)
+    for module, same in ((folder.image, loaded.clip_vision.tower), (folder.unet, loaded.model.unet)):
+        state = same.state_dict()
+        assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
