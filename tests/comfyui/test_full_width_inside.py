@@ -40,7 +40,7 @@ def pictures(server):
             keep_unmasked=True,
         )  # fmt: skip
         saved[loader, "VAE"] = graph.save(graph.add("SD2VAEDecode", samples=inpaint(2), vae=vae, tile_size=0)())
-    images = server.run(graph, timeout=170)
+    images = server.run(graph, timeout=600)
     graph = Graph()
     latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)()
     # any denoise above 0.9999 is 1, and another value is not taken from the cache
