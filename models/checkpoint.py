@@ -23,7 +23,8 @@ from .diffusers_folder import read_folder, read_json
 from .files import WeightsFile, read
 from .midas import DPTHybrid, depth_spec
 from .noise_augmentation import STATISTICS_FILES, NoiseAugmentation, Statistics, read_statistics
-from .specs import SPECS, AutoencoderSpec, DepthSpec, ImageSpec, ModelSpec, Prediction, TextSpec, UNetSpec
+from .recognition import UnknownKindError, autoencoder_spec, kind_of, text_spec, unet_spec
+from .specs import SPECS, DepthSpec, ImageSpec, ModelSpec, Prediction
 from .unet import UNet
 
 State = dict[str, Tensor]
@@ -281,11 +282,11 @@ def _what_it_is(tensors: State) -> str:
 
 def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["auto"] | Prediction) -> Inspection:
     try:
-        kind = _kind(parts)
+        kind = kind_of(parts.unet, openclip=parts.openclip)
         base = SPECS[kind]
-        unet = _unet_spec(parts.unet, base.unet)
-        autoencoder = _autoencoder_spec(parts.autoencoder, base.autoencoder)
-        text = _text_spec(parts.text, base.text)
+        unet = unet_spec(parts.unet, base.unet)
+        autoencoder = autoencoder_spec(parts.autoencoder, base.autoencoder)
+        text = text_spec(parts.text, base.text)
         depth = depth_spec(parts.depth) if base.depth and parts.depth else None
         image = _image_spec(parts, base)
     except KeyError as error:
@@ -294,7 +295,7 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
         raise ValueError(
             f"{file.name} holds weights of another rank than any known model's; choose another"
         ) from error
-    except _UnknownKindError as error:
+    except UnknownKindError as error:
         raise ValueError(f"{file.name} {error}; choose one of {', '.join(SPECS)}") from error
     prediction, reason = (
         _prediction(file, parts.unet, base, folder) if wanted == "auto" else (wanted, "chosen by hand")
@@ -319,86 +320,6 @@ def _recognise(file: WeightsFile, parts: _Parts, folder: Path, wanted: Literal["
     )
 
 
-class _UnknownKindError(Exception):
-    pass
-
-
-def _kind(parts: _Parts) -> str:
-    """The kind by text encoder, input channels and class conditioning; v2-v shows in the prediction only."""
-    unet = parts.unet
-    channels = unet["input_blocks.0.0.weight"].shape[1]
-    condition = "label" if "label_emb.weight" in unet else "vector" if "label_emb.0.0.weight" in unet else "none"
-    found = {
-        (False, 4, "none"): "v1",
-        (False, 9, "none"): "v1-inpaint",
-        (True, 4, "none"): "v2-base",
-        (True, 9, "none"): "v2-inpaint",
-        (True, 5, "none"): "v2-depth",
-        (True, 4, "vector"): "unclip",
-        (True, 7, "label"): "x4",
-    }.get((parts.openclip, channels, condition))
-    if found is None:
-        encoder = "OpenCLIP" if parts.openclip else "CLIP-L"
-        raise _UnknownKindError(f"has {channels} input channels, class condition {condition} and a {encoder} encoder")
-    if found != "unclip":
-        return found
-    # OpenCLIP-H's image embedding is as wide as its text context; CLIP-L's is not
-    vector, context = unet["label_emb.0.0.weight"].shape[1], _context_dim(unet)
-    return "unclip-h" if vector == 2 * context else "unclip-l"
-
-
-def _context_dim(unet: State) -> int:
-    return unet["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-
-
-def _unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
-    """The sizes in the weights; the heads and the levels of self-attention are the kind's."""
-    stem = unet["input_blocks.0.0.weight"]
-    levels: list[list[tuple[int, bool]]] = [[]]  # (channels, attention) of each residual block, level by level
-    for number in range(1, _count(unet, r"input_blocks\.(\d+)\.")):
-        block = f"input_blocks.{number}"
-        if f"{block}.0.op.weight" in unet:
-            levels.append([])
-        else:
-            levels[-1].append((unet[f"{block}.0.in_layers.2.weight"].shape[0], f"{block}.1.norm.weight" in unet))
-    if not all(levels):
-        raise KeyError("residual block in some level of its UNet")
-    labels, vectors = unet.get("label_emb.weight"), unet.get("label_emb.0.0.weight")
-    return replace(
-        base,
-        in_channels=stem.shape[1],
-        out_channels=unet["out.2.weight"].shape[0],
-        model_channels=stem.shape[0],
-        channel_mult=tuple(level[0][0] // stem.shape[0] for level in levels),
-        num_res_blocks=len(levels[0]),
-        attention=tuple(level[0][1] for level in levels),
-        self_attention=(base.self_attention[0],) * (len(levels) - 1) + (base.self_attention[-1],),
-        context_dim=_context_dim(unet),
-        linear_projection=unet["middle_block.1.proj_in.weight"].ndim == 2,
-        num_classes=None if labels is None else labels.shape[0],
-        vector_dim=None if vectors is None else vectors.shape[1],
-    )
-
-
-def _autoencoder_spec(autoencoder: State, base: AutoencoderSpec) -> AutoencoderSpec:
-    channels = autoencoder["encoder.conv_in.weight"].shape[0]
-    levels = range(_count(autoencoder, r"encoder\.down\.(\d+)\."))
-    widths = [autoencoder[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
-    return replace(
-        base,
-        channels=channels,
-        channel_mult=tuple(width // channels for width in widths),
-        num_res_blocks=_count(autoencoder, r"encoder\.down\.0\.block\.(\d+)\."),
-        latent_channels=autoencoder["decoder.conv_in.weight"].shape[1],
-    )
-
-
-def _text_spec(text: State, base: TextSpec) -> TextSpec:
-    width = text["model.positional_embedding"].shape[1]
-    layers = _count(text, r"model\.transformer\.resblocks\.(\d+)\.")
-    return replace(base, width=width, layers=layers, heads=width // 64)
-
-
 def _image_spec(parts: _Parts, base: ModelSpec) -> ImageSpec | None:
     """None where the file has no image tower: it can still be guided by embeddings made elsewhere."""
     if base.image is None or "embedder" not in parts.extras:
@@ -413,11 +334,6 @@ def _statistics(parts: _Parts, kind: str, folder: Path) -> Statistics | None:
         mean, std = (state[key].float().flatten() for key in _STATISTICS)
         return Statistics(mean, std, "the file itself")
     return read_statistics(folder, parts.unet["label_emb.0.0.weight"].shape[1] // 2) if kind == "unclip-l" else None
-
-
-def _count(state: State, pattern: str) -> int:
-    """How many numbers the pattern's group takes on in the keys."""
-    return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
 
 
 def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -> tuple[Prediction, str]:

@@ -120,7 +120,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = {key.removeprefix("visual."): tensor for key, tensor in state.items() if "position_ids" not in key}
     renamed = rename_hugging_face(plain, _FROM_HUGGING_FACE)
     if "proj" in renamed:
-        renamed["proj"] = renamed["proj"].T
+        renamed["proj"] = renamed["proj"].T.contiguous()  # laid out as in a file, so that products round alike
     return {"visual." + key: tensor for key, tensor in renamed.items()}
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from checkpoint_layouts import layout
 from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers_keys import diffusers_unet, diffusers_vae, transformers_text
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image, transformers_text
 from safetensors.torch import load_file, save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.headless.cli import main
 from sd2_family.models.autoencoder import AutoencoderKL
 from sd2_family.models.checkpoint import inspect, load_checkpoint
+from sd2_family.models.clip_image import ImageTower, image_weights
 from sd2_family.models.clip_text import CLIPText, OpenCLIPText
 from sd2_family.models.diffusers_folder import original_keys
 from sd2_family.models.midas import DPTHybrid
@@ -22,6 +24,7 @@ from sd2_family.models.unet import UNet
 from sd2_family.nodes import host
 from test_midas import in_transformers
 from tiny import tiny_spec, write_checkpoint
+from transformers import CLIPImageProcessor
 
 PIPELINES = {
     "v1": "StableDiffusionPipeline",
@@ -30,6 +33,8 @@ PIPELINES = {
     "v2-v": "StableDiffusionPipeline",
     "v2-inpaint": "StableDiffusionInpaintPipeline",
     "v2-depth": "StableDiffusionDepth2ImgPipeline",
+    "unclip-h": "StableUnCLIPImg2ImgPipeline",
+    "unclip-l": "StableUnCLIPImg2ImgPipeline",
     "x4": "StableDiffusionUpscalePipeline",
 }
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -42,6 +47,19 @@ def pipeline(checkpoint):
     match checkpoint.kind:
         case "v2-depth":
             extra = {"depth_estimator": in_transformers(checkpoint.depth), "feature_extractor": None}
+        case "unclip-h" | "unclip-l":
+            dim = spec.image.embed_dim
+            normalizer = StableUnCLIPImageNormalizer(dim)
+            normalizer.mean.data, normalizer.std.data = (
+                torch.linspace(-1, 1, dim)[None],
+                torch.linspace(1, 2, dim)[None],
+            )
+            extra = {
+                "image_encoder": transformers_image(checkpoint.image),
+                "image_normalizer": normalizer,
+                "image_noising_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+                "feature_extractor": CLIPImageProcessor(),
+            }
         case "x4":
             extra = {"low_res_scheduler": DDPMScheduler(**BETAS), "watermarker": None} | NO_CHECKER
             del extra["requires_safety_checker"]
@@ -84,16 +102,26 @@ def test_same_outputs_as_the_single_file(saved, kind):
 
     torch.manual_seed(0)
     x, context = torch.randn(2, spec.unet.in_channels, 8, 8), torch.randn(2, 77, spec.unet.context_dim)
-    times, labels = torch.tensor([3, 700]), torch.tensor([20, 300]) if spec.unet.num_classes else None
+    times, y = torch.tensor([3, 700]), torch.tensor([20, 300]) if spec.unet.num_classes else None
+    y = torch.randn(2, spec.unet.vector_dim) if spec.unet.vector_dim else y
     picture, tokens = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randint(0, 49408, (2, 77))
     for output in (
-        lambda model: model.unet(x, times, context, labels),
+        lambda model: model.unet(x, times, context, y),
         lambda model: torch.cat(model.autoencoder.moments(picture)),
         lambda model: model.autoencoder.decode(x[:, :4]),
         lambda model: model.text(tokens),
         *([lambda model: model.depth(picture)] if spec.depth else []),
+        *([lambda model: model.image(picture[..., :32, :32])] if spec.image else []),
     ):
         assert torch.equal(output(folder), output(file))
+
+
+def test_the_statistics_of_image_embeddings(saved):
+    folder = load_checkpoint(saved("unclip-l")[0])
+    dim = folder.spec.image.embed_dim
+    assert torch.equal(folder.noise_augmentation.data_mean, torch.linspace(-1, 1, dim))
+    assert torch.equal(folder.noise_augmentation.data_std, torch.linspace(1, 2, dim))
+    assert not folder.inspection.missing
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
@@ -109,13 +137,22 @@ def test_the_official_models_convert_to_the_official_layouts(kind):
         }
         if spec.depth is not None:
             parts["depth_estimator"] = in_transformers(DPTHybrid(spec.depth))
+        if spec.image is not None:
+            parts["image_encoder"] = transformers_image(ImageTower(spec.image))
         converted = {}
         for part, module in parts.items():
             config = module.config if isinstance(module.config, dict) else module.config.to_dict()
             converted |= original_keys(part, module.state_dict(), config)
-    official = {key: shape for key, shape in layout(kind).items() if len(shape) != 1 or shape != (1000,)}
-    official = {key: shape for key, shape in official.items() if not key.endswith("position_ids")}
-    assert {key: tuple(t.shape) for key, t in converted.items() if tuple(t.shape) != (1000,)} == official
+        official = {key: torch.empty(shape) for key, shape in layout(kind).items()}
+    assert shapes(converted) == shapes(official)
+
+
+def shapes(tensors):
+    """Those of the weights, under our names for the image tower; noise schedules and token numbers are none."""
+    named = {key: tensor for key, tensor in tensors.items() if not key.startswith("embedder.")}
+    images = {key.removeprefix("embedder."): tensor for key, tensor in tensors.items() if key not in named}
+    named |= image_weights(images)
+    return {key: tuple(t.shape) for key, t in named.items() if t.shape != (1000,) and not key.endswith("position_ids")}
 
 
 # ---- what the folder says
