@@ -93,7 +93,7 @@ def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
     errors = []
     for part in np.array_split(pictures, max(1, len(pictures) // 16)):
         decoded = model.decode(model.encode(data.to_tensor(part).to(device()))).clamp(-1, 1).add(1).mul(127.5).round()
-        errors.append((decoded.permute(0, 2, 3, 1).cpu() - torch.from_numpy(part).float()).square().mean((1, 2, 3)))
+        errors.append((decoded.permute(0, 2, 3, 1).cpu() - torch.tensor(part).float()).square().mean((1, 2, 3)))
     return float(10 * torch.log10(255**2 / torch.cat(errors)).mean())
 
 

@@ -73,7 +73,7 @@ def train(
         for name, part in parts.items():
             part.load_state_dict(saved[name])
     log = state.with_suffix(".log").open("a")
-    began, running = time.time(), 0.0
+    began, losses = time.time(), list[float]()
     for step in tqdm(range(start, plan.steps), state.stem, initial=start, total=plan.steps, mininterval=10):
         for group in (*muon.param_groups, *adam.param_groups):
             group["lr"] = plan.rate_at(step)
@@ -87,13 +87,13 @@ def train(
         model.zero_grad()
         decay = min(AVERAGE, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        running += value.item()
+        losses.append(value.item())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.steps:
             torch.save({"step": step + 1, **{n: p.state_dict() for n, p in parts.items()}}, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)
             told = check(average) if check else ""
-            log.write(f"{step + 1} loss {running / SAVE_EVERY:.5f} {time.time() - began:.0f}s {told}\n")
+            log.write(f"{step + 1} loss {np.mean(losses):.5f} {time.time() - began:.0f}s {told}\n")
             log.flush()
-            running = 0.0
+            losses.clear()
     log.close()
     return average
