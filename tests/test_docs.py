@@ -83,7 +83,9 @@ def value_cell(node, name):
     kind, options = declared(node)[name]
     if isinstance(kind, list):
         default = options.get("default")
-        return f"{default}; {', '.join(str(v) for v in kind if v != default)}" if default else "a file"
+        if default is None:
+            return "a file or a folder" if name == "ckpt_name" else "a file"
+        return f"{default}; {', '.join(str(v) for v in kind if v != default)}"
     if kind == "BOOLEAN":
         return "on" if options["default"] else "off"
     if kind == "STRING":

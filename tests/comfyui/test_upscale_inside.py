@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
 from sd2_family.nodes import lowres
+from sd2_family.nodes.folders import Folders
 from tiny import write_checkpoint
 
 pytestmark = pytest.mark.comfyui
@@ -75,7 +76,7 @@ def call(classes, name, *given, **inputs):
 @torch.inference_mode()
 def test_same_picture_as_without_comfyui(numbers, folder, monkeypatch, name):
     inside = load_file(folder / "pictures.safetensors")[name]
-    monkeypatch.setenv("SD2_MODELS_DIR", str(folder.parent))
+    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=folder.parent))
     if "tiles" in name:
         monkeypatch.setattr(lowres, "TILE", 16)
         monkeypatch.setattr(lowres, "OVERLAP", 8)
