@@ -128,8 +128,13 @@ class Canvas:
         self.page.keyboard.press("Escape")  # closes an earlier search
         dialog.wait_for(state="hidden")
         self.page.evaluate("app.graph.clear(); app.canvas.ds.reset()")
-        self.page.mouse.dblclick(700, 250)
-        dialog.locator("input").first.fill(words)
+        field = dialog.locator("input").first
+        for _ in range(10):  # on a busy machine two clicks may come too far apart to be a double one
+            self.page.mouse.dblclick(700, 250)
+            self.page.wait_for_timeout(1000)  # ms
+            if field.is_visible():
+                break
+        field.fill(words)
         return dialog.get_by_role("option")
 
     def add(self, words, title):
