@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
         self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(magic.encode()).digest()).decode())
+        self.server.listener = self.wfile  # before the client knows, and queues its job
         self.end_headers()
-        self.server.listener = self.wfile
         self.rfile.read(1)  # until the client leaves
         self.close_connection = True
