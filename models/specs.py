@@ -64,11 +64,7 @@ class DepthSpec:
     """Sizes of the depth estimator (`models.midas.DPTHybrid`)."""
 
     stem: int = 64
-    channels: tuple[int, ...] = (
-        256,
-        512,
-        1024,
-    )  # of the ResNet's stages, multiples of 128 for its norms
+    channels: tuple[int, ...] = (256, 512, 1024)  # of the ResNet's stages, multiples of 128 for its norms
     depths: tuple[int, ...] = (3, 4, 9)
     width: int = 768
     layers: int = 12

@@ -1,7 +1,7 @@
 """Our weights in diffusers' modules, by diffusers' own key conversion: an independent implementation to test with."""
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from tiny import hugging_face_image, hugging_face_text
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -101,3 +101,16 @@ def transformers_image(tower):
     assert not unexpected
     assert all("position_ids" in key for key in missing)
     return model.eval()
+
+
+def diffusers_ddim(prediction="epsilon"):
+    """The authors' DDIM: `ddim` on `ldm`."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction,
+    )

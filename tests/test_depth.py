@@ -5,8 +5,8 @@ from functools import cache
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_depth2img as depth2img
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionDepth2ImgPipeline
-from diffusers_keys import diffusers_unet, diffusers_vae, without_noise
+from diffusers import StableDiffusionDepth2ImgPipeline
+from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, without_noise
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.nodes import depthmap, host
@@ -163,14 +163,7 @@ def test_ten_ddim_steps_from_a_picture(monkeypatch, file, steps, strength):
         text_encoder=None,
         tokenizer=None,
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=diffusers_ddim(),
         depth_estimator=None,
         feature_extractor=None,
     )

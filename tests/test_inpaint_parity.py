@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
-from diffusers_keys import diffusers_unet, diffusers_vae, without_noise
+from diffusers import StableDiffusionInpaintPipeline
+from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, without_noise
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.nodes import host
 from sd2_family.nodes.noise import starting_noise
@@ -36,15 +36,7 @@ def test_ten_ddim_steps(tmp_path, monkeypatch, kind, prediction):
         text_encoder=None,
         tokenizer=None,
         unet=diffusers_unet(model.unet),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction,
-        ),
+        scheduler=diffusers_ddim(prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

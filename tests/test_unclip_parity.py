@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline
+from diffusers import DDPMScheduler, StableUnCLIPImg2ImgPipeline
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image, transformers_text
+from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, transformers_image, transformers_text
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.models.checkpoint import load_checkpoint
@@ -45,15 +45,7 @@ def pipeline(loaded):
         tokenizer=None,
         text_encoder=transformers_text(loaded.clip.tower),
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type="v_prediction",
-        ),
+        scheduler=diffusers_ddim("v_prediction"),
         vae=diffusers_vae(loaded.vae.autoencoder, loaded.vae.spec),
     )
     pipe.set_progress_bar_config(disable=True)
