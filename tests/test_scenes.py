@@ -63,7 +63,7 @@ def test_size_changes_the_resolution_and_not_the_composition() -> None:
 def test_held_out_pairs_are_few_and_never_drawn_at_random(scenes: list[Scene]) -> None:
     seen = {(item.colour, item.kind) for scene in scenes for item in scene.items}
     assert not seen & HELD_OUT
-    assert len(HELD_OUT) == 16
+    assert len(HELD_OUT) == 12
     for column in (0, 1):
         names = [pair[column] for pair in HELD_OUT]
         assert max(names.count(name) for name in names) <= 2
@@ -98,7 +98,7 @@ def test_nothing_is_cut_off_or_hidden(scenes: list[Scene]) -> None:
             hidden = np.zeros((128, 128), bool)
             for later in scene.items[k + 1 :]:
                 hidden[later.box[1] : later.box[3], later.box[0] : later.box[2]] = True
-            assert hidden[y0:y1, x0:x1].mean() < 0.35
+            assert hidden[y0:y1, x0:x1].mean() < 0.4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +109,7 @@ def test_objects_have_their_colour_inside_their_box(kind: str) -> None:
         inside = np.zeros_like(changed)
         inside[y0:y1, x0:x1] = True
         assert not (changed & ~inside).any()
-        # A flower or a kite fills about a third of its box, a cup three quarters.
+        # A flower fills about a third of its box, a cup three quarters.
         assert changed[inside].mean() > 0.25
         assert nearest_colour(scene.image[changed]) == colour
 

@@ -6,6 +6,7 @@ A small classifier, trained here on rendered scenes only, says which object in w
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, denoiser, final_samp
 from ..samplers.guidance import cfg as guided
 from . import data, latents
 from .export import DEMO
-from .masks import around, binary
+from .masks import around, binary, hidden
 from .scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Item, plain_caption, render
 from .train import psnr
 from .trainer import Plan, averaged, device, train
@@ -33,11 +34,12 @@ VIEW = 64  # the classifier's input, pixels
 PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS]
 PLAN = Plan(steps=1_500, batch=48, rate=2e-3)
 EXAMPLES = 6_000
+HIDDEN = 0.95  # the part of a scene's object that a mask must cover
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A scene, a mask over its object, and what to paint there instead."""
+    """A scene, a mask that hides its object, and what to paint there instead."""
 
     picture: np.ndarray  # uint8 [H, W, 3]
     mask: np.ndarray  # float [H, W] of 0 and 1
@@ -56,13 +58,20 @@ def over(rng: np.random.Generator, item: Item) -> np.ndarray:
 
 
 def trials(count: int, pairs: list[tuple[str, str]], first: int) -> list[Trial]:
-    """One unseen scene, mask and prompt for each of `count` seeds from `first`; pairs are used in turn."""
-    made = []
-    for i in range(count):
-        rng = np.random.default_rng((first + i, 3))
-        scene = render(first + i, size=data.SIZE, count=1)
-        colour, kind = pairs[i % len(pairs)]
-        made.append(Trial(scene.image, over(rng, scene.items[0]), colour, kind, scene.background))
+    """Unseen scenes, masks and prompts, from seed `first` on; pairs are used in turn.
+
+    A mask lies where the object asked for might be in such a scene (no balloon is asked for on the ground) and hides
+    the one that was there: of ever more scenes, those in which both hold.
+    """
+    made, seeds = list[Trial](), itertools.count(first)
+    while len(made) < count:
+        seed = next(seeds)
+        colour, kind = pairs[len(made) % len(pairs)]
+        scene = render(seed, size=data.SIZE, count=1)
+        wanted = render(seed, size=data.SIZE, items=[(colour, kind)], background=scene.background)
+        mask = over(np.random.default_rng((seed, 3)), wanted.items[0])
+        if scene.items[0].kind != kind and hidden(mask, [scene.items[0].box]) > HIDDEN:
+            made.append(Trial(scene.image, mask, colour, kind, scene.background))
     return made
 
 
@@ -77,7 +86,7 @@ def view(picture: Tensor, mask: np.ndarray) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """[B, 3, VIEW, VIEW] -> the logits of kinds [B, 16] and of colours [B, 10]."""
+    """[B, 3, VIEW, VIEW] -> the logits of kinds [B, 12] and of colours [B, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +182,8 @@ def inpaint(model: Checkpoint, cases: list[Trial], *, scale: float, steps: int =
 
     noise = torch.randn(len(cases), 4, *concat.shape[2:], generator=torch.Generator().manual_seed(seed)).to(device())
     sigmas = SCHEDULERS["ldm"](schedule, steps)
-    x = SAMPLERS["ddim"](denoise, initial_sample(noise, float(sigmas[0])), sigmas, noise=lambda: torch.randn_like(x))
+    start = initial_sample(noise, float(sigmas[0]))
+    x = SAMPLERS["ddim"](denoise, start, sigmas, noise=lambda: torch.randn_like(noise))
     z = final_sample(x, float(sigmas[-1])) / model.spec.autoencoder.scale
     painted = torch.cat([model.autoencoder.decode(part) for part in z.split(latents.BATCH)]).cpu().clamp(-1, 1)
     return torch.where(masks > 0.5, painted, pictures)

@@ -117,29 +117,6 @@ def umbrella(pen: Pen) -> None:
     pen.shape(ellipse(0, 0.95, 0.045, 0.05), colour=WOOD)
 
 
-def fish(pen: Pen) -> None:
-    pen.blob((-0.42, 0.5), (-0.86, 0.9), (-0.9, 0.7), (-0.76, 0.5), (-0.9, 0.3), (-0.86, 0.1), colour=pen.deep)
-    pen.blob((-0.3, 0.8), (0.0, 1.02), (0.3, 0.82), (0, 0.7), colour=pen.deep)
-    pen.blob((0.78, 0.5), (0.5, 0.8), (0.1, 0.9), (-0.3, 0.74), (-0.58, 0.5), (-0.3, 0.24), (0.1, 0.1), (0.5, 0.2))
-    pen.blob((0.66, 0.36), (0.2, 0.34), (-0.3, 0.36), (0.1, 0.14), (0.46, 0.21), colour=pen.pale, opacity=0.75)
-    pen.blob((0.12, 0.56), (-0.18, 0.6), (-0.26, 0.46), (-0.16, 0.34), (0.1, 0.42), colour=pen.deep)
-    eye(pen, 0.5, 0.58, 0.065)
-
-
-def bird(pen: Pen) -> None:
-    pen.blob((-0.45, 0.36), (-0.92, 0.5), (-0.94, 0.36), (-0.86, 0.22), (-0.4, 0.14), colour=pen.deep)
-    beak = HONEY if luminance(pen.body) < 150 else (226, 120, 52)
-    pen.shape([(0.66, 0.78), (0.95, 0.66), (0.66, 0.58)], colour=beak)
-    pen.shape(
-        smooth([(-0.62, 0.34), (-0.2, 0.5), (0.12, 0.62), (0.36, 0.5), (0.5, 0.2), (0.2, 0.0), (-0.3, 0.04)]),
-        ellipse(0.4, 0.69, 0.31, 0.3),
-        smooth([(0.1, 0.7), (0.7, 0.6), (0.52, 0.2), (0, 0.3)]),
-    )
-    pen.blob((0.58, 0.4), (0.48, 0.16), (0.16, 0.03), (-0.2, 0.07), (0.2, 0.24), colour=pen.pale, opacity=0.8)
-    pen.blob((0.2, 0.44), (-0.12, 0.54), (-0.56, 0.4), (-0.5, 0.26), (-0.14, 0.16), (0.14, 0.24), colour=pen.deep)
-    eye(pen, 0.5, 0.74, 0.06)
-
-
 def cat(pen: Pen) -> None:
     pen.shape(ribbon([(0.16, 0.08), (0.36, 0.08), (0.46, 0.22), (0.42, 0.4), (0.48, 0.52)], 0.11), colour=pen.deep)
     pen.blob((0, 0.62), (0.2, 0.5), (0.3, 0.2), (0.24, 0.02), (0, 0), (-0.24, 0.02), (-0.3, 0.2), (-0.2, 0.5))
@@ -223,14 +200,6 @@ def apple(pen: Pen) -> None:
     pen.blob((-0.34, 0.7), (-0.2, 0.76), (-0.22, 0.6), (-0.34, 0.42), colour=pen.pale, opacity=0.8, depth=0)
 
 
-def kite(pen: Pen) -> None:
-    pen.shape(ribbon([(0, 0.3), (0.1, 0.2), (0.0, 0.11), (0.06, 0.02)], 0.05), colour=CREAM)
-    for x in (-0.08, 0.16):
-        pen.shape(smooth([(0.04, 0.16), (x + 0.02, 0.23), (x + 0.02, 0.09)]), colour=pen.deep)
-    pen.shape([(0, 1.0), (0.4, 0.66), (0, 0.26), (-0.4, 0.66)])
-    pen.shape([(0, 1.0), (0, 0.66), (-0.4, 0.66)], [(0, 0.26), (0, 0.66), (0.4, 0.66)], colour=pen.pale)
-
-
 def rocket(pen: Pen) -> None:
     pen.blob((0, 0), (0.12, 0.12), (0.1, 0.26), (-0.1, 0.26), (-0.12, 0.12), colour=(246, 150, 60))
     pen.blob((0, 0.08), (0.06, 0.16), (0.05, 0.25), (-0.05, 0.25), (-0.06, 0.16), colour=(255, 226, 130), depth=0)
@@ -239,22 +208,6 @@ def rocket(pen: Pen) -> None:
     pen.blob((0, 1.0), (0.16, 0.8), (0.22, 0.52), (0.14, 0.22), (0, 0.2), (-0.14, 0.22), (-0.22, 0.52), (-0.16, 0.8))
     pen.shape(ellipse(0, 0.6, 0.13, 0.13), colour=contrast(pen))
     pen.shape(ellipse(0, 0.6, 0.085, 0.085), colour=GLASS)
-
-
-def star(pen: Pen) -> None:
-    angles = np.radians(90 + np.arange(10) * 36)
-    radii = np.where(np.arange(10) % 2, 0.27, 0.52)
-    points = np.stack([radii * np.cos(angles), 0.48 + radii * np.sin(angles)], 1)
-    pen.shape(smooth(points.tolist()))
-    pen.shape(
-        ellipse(-0.19, 0.42, 0.06, 0.045),
-        ellipse(0.19, 0.42, 0.06, 0.045),
-        colour=(240, 130, 130),
-        opacity=0.6,
-        depth=0,
-    )
-    eye(pen, -0.1, 0.5, 0.042)
-    eye(pen, 0.1, 0.5, 0.042)
 
 
 @dataclass(frozen=True)
@@ -280,14 +233,10 @@ OBJECTS: dict[str, Kind] = {
     "car": Kind(car, 1.74),
     "balloon": Kind(balloon, 0.76, flies=True, tilt=5),
     "umbrella": Kind(umbrella, 1.16, tilt=10),
-    "fish": Kind(fish, 1.7, tilt=10, swims=True),
-    "bird": Kind(bird, 1.9, flies=True, tilt=10),
     "cat": Kind(cat, 1.06),
     "flower": Kind(flower, 0.68, tilt=4),
     "mushroom": Kind(mushroom, 1.12),
     "cup": Kind(cup, 1.36),
     "apple": Kind(apple, 0.96, tilt=6),
-    "kite": Kind(kite, 0.8, flies=True, tilt=22),
     "rocket": Kind(rocket, 0.7, flies=True, tilt=28),
-    "star": Kind(star, 1.02, flies=True, tilt=10),
 }

@@ -35,7 +35,7 @@ UNET = UNetSpec(
     channel_mult=(1, 1, 2),
     num_res_blocks=1,
     attention=(False, True, True),
-    self_attention=(True, True, True),
+    self_attention=(False, True, True),
     context_dim=TEXT.width,
 )
 SCENES = 8_000
@@ -178,8 +178,10 @@ def diffusion_loss(
 def timesteps(choices: np.random.Generator, count: int) -> Tensor:
     """int64 [count]: those whose sigma = sqrt((1 - a) / a) lies nearest above draws of a log-normal."""
     sigmas = NoiseSchedule().sigmas.float()
-    drawn = np.exp(choices.normal(*LOG_SIGMA, count)).astype(np.float32)
-    return torch.searchsorted(sigmas, torch.from_numpy(drawn)).clamp(max=len(sigmas) - 1)
+    quantiles = (choices.permutation(count) + choices.random(count)) / count  # one draw from each of `count` parts
+    mean, deviation = LOG_SIGMA
+    drawn = torch.exp(mean + deviation * torch.special.ndtri(torch.from_numpy(quantiles))).float()
+    return torch.searchsorted(sigmas, drawn).clamp(max=len(sigmas) - 1)
 
 
 def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
@@ -190,6 +192,7 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     model = TextToImage(SPECS["v2-inpaint"].unet.in_channels if inpainting else UNET.in_channels)
     if name != "base":
         resume(model, averaged(folder / "base.pt"))
+        model.text.requires_grad_(False)
     objective = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
