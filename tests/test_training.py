@@ -68,7 +68,7 @@ def a_trained_model(in_channels):
 
 def test_five_more_channels_change_nothing_at_first():
     base, inpaint = a_trained_model(4), train.TextToImage(9).eval()
-    train.resume(inpaint, base.state_dict())
+    train.resume(inpaint, base.state_dict(), torch.ones(5))
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([3, 500])
     tokens = torch.stack([latents.tokens_of("a red house"), latents.tokens_of("")])
     with torch.no_grad():
@@ -78,17 +78,30 @@ def test_five_more_channels_change_nothing_at_first():
     assert before.abs().max() > 0.01
 
 
-def test_training_goes_on_from_an_exported_checkpoint():
+def test_an_inpainting_network_that_sees_nothing_becomes_a_text_to_image_network():
+    inpaint, text = a_trained_model(9), train.TextToImage(4).eval()
+    hidden = torch.tensor([1.0, 0.3, -0.2, 0.5, 0.1])
+    train.resume(text, inpaint.state_dict(), hidden)
+    x = torch.randn(1, 4, 16, 16)
+    with torch.no_grad():
+        h = inpaint.unet.input_blocks[0][0](torch.cat([x, hidden.view(1, 5, 1, 1).expand(1, 5, 16, 16)], dim=1))
+        folded = text.unet.input_blocks[0][0](x)
+    inside = (..., slice(1, -1), slice(1, -1))  # at the border the convolution sees zeros instead
+    assert torch.allclose(h[inside], folded[inside], atol=1e-5)
+
+
+def test_training_goes_on_from_an_exported_checkpoint(tmp_path):
     autoencoder, model = train.AutoencoderKL(train.AUTOENCODER), a_trained_model(9)
-    found = unpack.phases(export.checkpoint(model.state_dict(), autoencoder))
-    for phase, network in (("autoencoder", autoencoder), ("base", model)):
-        assert found[phase].keys() == network.state_dict().keys()
+    found = unpack.unpacked(export.checkpoint(model.state_dict(), autoencoder))
+    for state, network in (("autoencoder", autoencoder), ("start", model)):
+        assert found[state].keys() == network.state_dict().keys()
         for name, weight in network.state_dict().items():
-            assert torch.allclose(found[phase][name], weight, rtol=1e-3, atol=1e-7)  # float16
-    train.resume(train.TextToImage(9), found["base"])
-    text = train.TextToImage(4)
-    train.resume(text, found["base"])
-    assert torch.equal(text.unet.input_blocks[0][0].weight, found["base"]["unet.input_blocks.0.0.weight"][:, :4])
+            assert torch.allclose(found[state][name], weight, rtol=1e-3, atol=1e-7)  # float16
+    assert [train.predecessor(name, tmp_path) for name in ("base", "v")] == [None, tmp_path / "base.pt"]
+    (tmp_path / "start.pt").touch()
+    assert [train.predecessor(name, tmp_path).name for name in ("base", "inpaint", "v")] == ["start.pt"] * 2 + [
+        "base.pt"
+    ]
 
 
 def test_timesteps_follow_the_log_normal():

@@ -16,28 +16,29 @@ from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
 ABOUT = (
-    "A toy: 128 px picture-book scenes of 16 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
+    "A toy: 128 px picture-book scenes of 12 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
 )
 FILES = {
+    "base": ("sd2-demo-base.safetensors", "SD2 demo, text to image", "epsilon"),
     "inpaint": ("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
     "v": ("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
 }
 
 
-PREFIXES = (  # phase, its names, Stability's
+PREFIXES = (  # a phase's state, its names, Stability's
     ("autoencoder", "", "first_stage_model."),
-    ("base", "unet.", "model.diffusion_model."),
-    ("base", "text.", "cond_stage_model."),
+    ("start", "unet.", "model.diffusion_model."),
+    ("start", "text.", "cond_stage_model."),
 )
 
 
 def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
     """Float16 tensors under the keys of Stability's files."""
-    states = {"autoencoder": autoencoder.state_dict(), "base": weights}
+    states = {"autoencoder": autoencoder.state_dict(), "start": weights}
     return {
         theirs + key.removeprefix(ours): weight.to("cpu", torch.float16).contiguous()
-        for phase, ours, theirs in PREFIXES
-        for key, weight in states[phase].items()
+        for state, ours, theirs in PREFIXES
+        for key, weight in states[state].items()
         if key.startswith(ours)
     }
 

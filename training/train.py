@@ -6,7 +6,8 @@
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
-its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it.
+its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it,
+and `python -m sd2_family.training.unpack` lays such a file out again, for `base` and `inpaint` to go on from.
 """
 
 from __future__ import annotations
@@ -190,21 +191,33 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     torch.manual_seed(plan.seed)
     inpainting = name == "inpaint"
     model = TextToImage(SPECS["v2-inpaint"].unet.in_channels if inpainting else UNET.in_channels)
-    if name != "base":
-        resume(model, averaged(folder / "base.pt"))
-        model.text.requires_grad_(False)
+    if before := predecessor(name, folder):
+        resume(model, averaged(before), torch.cat([torch.ones(1), scenes.grey.mean((0, 2, 3))]))
+    model.text.requires_grad_(name == "base")
     objective = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
 
-def resume(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights whose first convolution may have other input channels: those it lacks start at zero, so that the
-    network starts as it was."""
-    name = "unet.input_blocks.0.0.weight"
-    first = torch.zeros_like(model.state_dict()[name])
-    shared = min(first.shape[1], weights[name].shape[1])
-    first[:, :shared] = weights[name][:, :shared]
-    model.load_state_dict({**weights, name: first})
+def predecessor(name: str, folder: Path) -> Path | None:
+    """The phase that `name` goes on from: a file laid out by `training.unpack`, else the base."""
+    unpacked = folder / "start.pt"
+    if name in ("base", "inpaint") and unpacked.exists():
+        return unpacked
+    return None if name == "base" else folder / "base.pt"
+
+
+def resume(model: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> None:
+    """Load weights whose first convolution may have other inputs: either way, the network starts as it was.
+
+    Inputs that the weights lack start at zero. Mask and masked latents, where the model has none, go into the bias as
+    they are when everything is masked: `hidden` [5].
+    """
+    name = "unet.input_blocks.0.0"
+    old, new = weights[f"{name}.weight"], torch.zeros_like(model.state_dict()[f"{name}.weight"])
+    shared = min(new.shape[1], old.shape[1])
+    new[:, :shared] = old[:, :shared]
+    constant = torch.einsum("oihw,i->o", old[:, shared:], hidden[: old.shape[1] - shared].to(old))
+    model.load_state_dict({**weights, f"{name}.weight": new, f"{name}.bias": weights[f"{name}.bias"] + constant})
 
 
 PHASES = {
@@ -219,8 +232,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=PHASES)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
+    parser.add_argument("--steps", type=int, help="instead of those of the plan")
     arguments = parser.parse_args()
-    PHASES[arguments.phase](arguments.folder, PLANS[arguments.phase])
+    plan = PLANS[arguments.phase]
+    PHASES[arguments.phase](arguments.folder, replace(plan, steps=arguments.steps or plan.steps))
 
 
 if __name__ == "__main__":
