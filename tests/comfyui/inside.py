@@ -7,43 +7,25 @@ change of the model or of its conditioning gives two, its effect and its gap to 
 import importlib
 import json
 import sys
-from pathlib import Path
 
-COMFYUI, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = [str(COMFYUI / "main.py"), "--cpu"]
-sys.path[0] = str(COMFYUI)
+from embedded import FOLDER, node
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.cldm.cldm  # noqa: E402
-import comfy.clip_vision  # noqa: E402
-import comfy.controlnet  # noqa: E402
-import comfy.hooks  # noqa: E402
-import comfy.model_base  # noqa: E402
-import comfy.model_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import comfy.ops  # noqa: E402
-import comfy.patcher_extension  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.supported_models  # noqa: E402
-import comfy.utils  # noqa: E402
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-
-folder_paths.add_model_folder_path("checkpoints", str(FOLDER), is_default=True)
-
-ROOT = Path(__file__).parent.parent.parent
-spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-NODES = pack.NODE_CLASS_MAPPINGS
-
-
-def node(name, **inputs):
-    return getattr(NODES[name](), NODES[name].FUNCTION)(**inputs)
+# isort: split
+import comfy.cldm.cldm
+import comfy.clip_vision
+import comfy.controlnet
+import comfy.hooks
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.patcher_extension
+import comfy.sample
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+import torch
 
 
 def core_model(file, ours):

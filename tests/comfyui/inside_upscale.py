@@ -4,42 +4,22 @@ Arguments: ComfyUI's folder, a folder with x4.safetensors and v2-base.safetensor
 pictures.safetensors.
 """
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
-COMFYUI, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = [str(COMFYUI / "main.py"), "--cpu"]
-sys.path[0] = str(COMFYUI)
+from embedded import FOLDER, node
 
-import comfy.options  # noqa: E402
+# isort: split
+import comfy.model_patcher
+import comfy.sample
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy_extras.nodes_sdupscale import SD_4XUpscale_Conditioning
+from safetensors.torch import save_file
 
-comfy.options.enable_args_parsing()
-
-import comfy.model_patcher  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.supported_models  # noqa: E402
-import comfy.utils  # noqa: E402
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-from comfy_extras.nodes_sdupscale import SD_4XUpscale_Conditioning  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-folder_paths.add_model_folder_path("checkpoints", str(FOLDER), is_default=True)
-
-ROOT = Path(__file__).parent.parent.parent
-spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-NODES = pack.NODE_CLASS_MAPPINGS
 lowres = sys.modules["pack.nodes.lowres"]
 SEED = 101  # of the sampler; ComfyUI draws the picture's noise from the seed 10 below it
-
-
-def node(name, *given, **inputs):
-    node_class = NODES[name]
-    return getattr(node_class(), node_class.FUNCTION)(*given, **inputs)
 
 
 def core_model(ours):
