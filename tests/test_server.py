@@ -13,8 +13,8 @@ from sd2_family.headless.images import png_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
 from sd2_family.nodes.folders import Folders
+from shipped import WORKFLOWS, named
 from test_cli import canvas, write
-from test_workflows import WORKFLOWS, named
 
 
 @pytest.fixture

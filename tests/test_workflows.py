@@ -1,7 +1,7 @@
 """The shipped workflows: as the canvas saves them, tidy to look at, and run from file to picture."""
 
 import json
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -13,44 +13,36 @@ from sd2_family.headless.cli import main
 from sd2_family.headless.images import load, png_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import Folders
+from sd2_family.nodes.folders import BUNDLED, Folders
+from sd2_family.nodes.pictures import SAMPLES
+from shipped import FOLDER, OFFICIAL, WORKFLOWS, bundled, checkpoint, executable, named, note, quick, saved
 from tiny import write_checkpoint
 
-FOLDER = Path(__file__).parent.parent / "workflows"
-WORKFLOWS = sorted(FOLDER.glob("*.json"))
+ROOT = FOLDER.parent
 TITLE_BAR = 30  # the canvas draws a node's title above its position
-KINDS = {"inpaint": "v2-inpaint"}  # the checkpoint kind each workflow loads
-
-
-def named(path):
-    return path.stem
-
-
-def saved(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def executable(data):
-    return [node for node in data["nodes"] if node["type"] not in graph.NOTES]
+SIZE = (40, 56)  # height and width of the pictures here
+SIDE = 256  # of a thumbnail
 
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    """Tiny stand-ins for what the workflows name: a checkpoint of each kind, and pictures with masks."""
+    """Writes tiny stand-ins for what a workflow names: its official checkpoint, and pictures [H, W, 3] with masks."""
+    names = [path.name for path in SAMPLES.glob("*.png") if not path.stem.endswith("_mask")]
 
     def make(path):
-        nodes = {node["type"]: node for node in saved(path)["nodes"]}
-        checkpoint = tmp_path / "checkpoints" / nodes["SD2CheckpointLoader"]["widgets_values"][0]
-        checkpoint.parent.mkdir()
-        write_checkpoint(checkpoint, KINDS[path.stem])
-        picture = tmp_path / "samples" / nodes["SD2SampleImage"]["widgets_values"][0]
-        picture.parent.mkdir()
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
-        Image.fromarray(pixels).save(picture)
-        mask = np.zeros((40, 56), np.uint8)
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "samples").mkdir()
+        write_checkpoint(tmp_path / "checkpoints" / checkpoint(path), OFFICIAL[path.stem].kind)
+        mask = np.zeros(SIZE, np.uint8)
         mask[8:24, 16:40] = 255
-        Image.fromarray(mask).save(picture.with_stem(f"{picture.stem}_mask"))
-        return torch.from_numpy(pixels).float() / 255, torch.from_numpy(mask).float() / 255
+        pictures = {}
+        for seed, name in enumerate(names):
+            pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+            picture = tmp_path / "samples" / name
+            Image.fromarray(pixels).save(picture)
+            Image.fromarray(mask).save(picture.with_stem(f"{picture.stem}_mask"))
+            pictures[name] = torch.from_numpy(pixels).float() / 255
+        return pictures, torch.from_numpy(mask).float() / 255
 
     monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=tmp_path))
     monkeypatch.setattr("sd2_family.nodes.pictures.SAMPLES", tmp_path / "samples")
@@ -58,8 +50,34 @@ def bundle(tmp_path, monkeypatch):
     return make
 
 
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs a workflow in two steps at a small size, with settings: the file of the picture that it saves."""
+
+    def run(path, *settings):
+        settings = [*quick(path, steps=2, width=SIZE[1], height=SIZE[0]), *settings]
+        assert main(["run", str(path), *(word for setting in settings for word in ("--set", setting))]) == 0
+        said = capsys.readouterr()
+        assert "Sampler: 100%" in said.err
+        (picture,) = (line for line in said.out.splitlines() if "preview" not in line)
+        return tmp_path / picture
+
+    return run
+
+
+def shown(file):
+    """The picture [H, W, 3] of a file."""
+    return load(file)[0][0]
+
+
+def sampled(path):
+    """The name of the picture that a workflow reads."""
+    (name,) = [node["widgets_values"][0] for node in saved(path)["nodes"] if node["type"] == "SD2SampleImage"]
+    return name
+
+
 def test_there_are_workflows():
-    assert {path.stem for path in WORKFLOWS} == set(KINDS)
+    assert {path.stem for path in WORKFLOWS} == set(OFFICIAL)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
@@ -125,10 +143,50 @@ def overlap(one, two):
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def test_inpaint_says_where_the_official_checkpoint_goes():
-    (note,) = [node for node in saved(FOLDER / "inpaint.json")["nodes"] if node["type"] in graph.NOTES]
-    for words in ("512-inpainting-ema.safetensors", "models/checkpoints", "512x512"):
-        assert words in note["widgets_values"][0]
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_columns_begin_and_end_on_the_same_lines(path):
+    data = saved(path)
+    boxes = [group["bounding"] for group in data["groups"]]
+    assert boxes[0][:2] == [10, 10]
+    assert all(value % 10 == 0 for box in boxes for value in box)
+    columns = {x: [box for box in boxes if box[0] == x] for x in {box[0] for box in boxes}}
+    assert len({max(y + height for _, y, _, height in column) for column in columns.values()}) == 1
+    assert data["groups"][0]["title"] == "Load"
+    assert data["groups"][-1]["title"] == "Result"
+    assert data["extra"] == {"ds": {"scale": 0.8, "offset": [90, 110]}}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_note_says_where_the_official_checkpoint_goes_and_whether_it_is_needed(path):
+    official = OFFICIAL[path.stem]
+    for words in (f"`{official.file}`", "`ComfyUI/models/checkpoints`", official.draws):
+        assert words in note(path)
+    assert ("This runs as it is" in note(path)) == bundled(path)
+    assert ("This needs the official file" in note(path)) != bundled(path)
+    assert bundled(path) or checkpoint(path) == official.file
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_note_speaks_of_nodes_and_values_that_are_there(path):
+    nodes = [node for node in saved(path)["nodes"] if node["type"] not in graph.NOTES]
+    names = {node["title"] for node in nodes} | {entry["name"] for node in nodes for entry in node["inputs"]}
+    bold = re.findall(r"\*\*(.+?)\*\*(?!\n)", note(path))  # else it is a heading
+    assert bold
+    assert set(bold) <= names
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_readme_names_the_workflow_with_its_file(path):
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    (row,) = [row for row in rows if f"(workflows/{path.name})" in row]
+    assert f"`{OFFICIAL[path.stem].file}`" in row
+
+
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if bundled(path)], ids=named)
+def test_what_runs_as_it_is_has_a_thumbnail(path):
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.size == (SIDE, SIDE)
+        assert thumbnail.format == "JPEG"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
@@ -146,31 +204,87 @@ def test_both_formats_check_and_give_the_same_calls(path, bundle):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, tmp_path, capsys):
-    original, mask = bundle(path)
-    pictures = []
-    for _ in range(2):
-        assert main(["run", str(path), "--set", "Sampler.steps=2"]) == 0
-        said = capsys.readouterr()
-        assert "Sampler: 100%" in said.err
-        pictures.append(tmp_path / said.out.strip())
-    first, second = (load(picture)[0][0] for picture in pictures)
-    assert torch.equal(first, second)
-    assert first.shape == original.shape
-    assert not torch.equal(first[mask == 1], original[mask == 1])
-    far = torch.nn.functional.max_pool2d(mask[None], 33, stride=1, padding=16)[0] == 0  # beyond any soft edge
-    assert torch.equal(first[far], original[far])
-    embedded = json.loads(png_text(pictures[0])["workflow"])
-    sampler = next(node for node in embedded["nodes"] if node["title"] == "Sampler")
+def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, run):
+    bundle(path)
+    files = [run(path), run(path), run(path, "Sampler.seed=77")]
+    first, again, other = map(shown, files)
+    factor = 4 if path.stem == "upscale_x4" else 1
+    assert first.shape == (factor * SIZE[0], factor * SIZE[1], 3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+    embedded, drawn = json.loads(png_text(files[0])["workflow"]), saved(path)
+    (sampler,) = [node for node in embedded["nodes"] if node["title"] == "Sampler"]
     assert sampler["widgets_values"][2] == 2
-    sampler["widgets_values"][2] = next(node for node in saved(path)["nodes"] if node["title"] == "Sampler")[
-        "widgets_values"
-    ][2]
-    assert embedded == saved(path)
+    for node, before in zip(embedded["nodes"], drawn["nodes"], strict=True):
+        if {"steps", "width", "height"} & {entry["name"] for entry in node["inputs"]}:
+            node["widgets_values"] = before["widgets_values"]  # what `run` has set
+    assert embedded == drawn
+
+
+INPAINTING = [path for path in WORKFLOWS if path.stem.startswith("inpaint")]
+
+
+@pytest.mark.parametrize("path", INPAINTING, ids=named)
+def test_inpainting_repaints_the_mask_and_nothing_far_from_it(path, bundle, run):
+    pictures, mask = bundle(path)
+    original, result = pictures[sampled(path)], shown(run(path))
+    assert not torch.equal(result[mask == 1], original[mask == 1])
+    far = torch.nn.functional.max_pool2d(mask[None], 33, stride=1, padding=16)[0] == 0  # beyond any soft edge
+    assert torch.equal(result[far], original[far])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("inpaint_v1", "Mask.grow=12"),
+        ("inpaint_v1", "Sampler.sampler_name=ddim"),
+        ("unclip_variations", "Picture.name=snow.png"),
+        ("unclip_variations", "Add picture.noise_level=700"),
+        ("unclip_mix", "Add picture 1.weight=0"),
+        ("unclip_mix", "Add picture 2.weight=0"),
+        ("unclip_mix", "Picture 1.name=snow.png"),
+        ("unclip_mix", "Picture 2.name=snow.png"),
+        ("unclip_mix", "Prompt.text="),
+        ("depth2img", "Picture.name=snow.png"),
+        ("depth2img", "Prompt.text=a house"),
+        ("upscale_x4", "Picture.name=snow.png"),
+        ("upscale_x4", "Picture to enlarge.noise_level=200"),
+        ("upscale_x4", "Prompt.text=a house"),
+    ],
+)
+def test_what_the_canvas_offers_has_an_effect(name, setting, bundle, run):
+    path = FOLDER / f"{name}.json"
+    bundle(path)
+    assert not torch.equal(shown(run(path)), shown(run(path, setting)))
+
+
+def test_a_depth_map_guides_from_pure_noise(bundle, run):
+    path = FOLDER / "depth2img.json"
+    bundle(path)
+    forgetful = "Sampler.denoise=1"
+    assert not torch.equal(shown(run(path, forgetful)), shown(run(path, forgetful, "Picture.name=snow.png")))
+
+
+def test_an_enlarged_picture_keeps_its_mean_colour(bundle, run):
+    path = FOLDER / "upscale_x4.json"
+    pictures, _ = bundle(path)
+
+    def gap(*settings):
+        return (shown(run(path, *settings)).mean((0, 1)) - pictures[sampled(path)].mean((0, 1))).abs().max()
+
+    assert gap() <= 1 / 255
+    assert gap("Keep the colours.enabled=false") > 1 / 255
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_what_a_workflow_names_comes_with_the_pack(path, monkeypatch):
+def test_what_a_workflow_names_comes_with_the_pack_or_is_asked_for(path, monkeypatch):
     monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
-    check(graph.read(path, LIBRARY), LIBRARY)
+    if bundled(path):
+        check(graph.read(path, LIBRARY), LIBRARY)
+        return
+    with pytest.raises(graph.WorkflowError) as error:
+        check(graph.read(path, LIBRARY), LIBRARY)
+    (problem,) = error.value.problems
+    assert f"{checkpoint(path)} is not in {BUNDLED}; put it there" in problem

@@ -156,12 +156,18 @@ def tiny_state(kind, *, seed=0):
 
 
 def write_checkpoint(path, kind, *, seed=0, dtype=torch.float32, metadata=None, prediction=None):
-    """Write a tiny checkpoint of the kind; a prediction goes into the metadata, and always does for v2-v."""
+    """Write a tiny checkpoint of the kind; a prediction goes into the metadata, and always does for v2-v.
+
+    A .ckpt holds the tensors alone.
+    """
     metadata = dict(metadata or {})
     prediction = prediction or ("v_prediction" if kind == "v2-v" else None)
     if prediction:
         metadata["modelspec.prediction_type"] = {"v_prediction": "v"}.get(prediction, prediction)
     state = tiny_state(kind, seed=seed)
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
-    save_file(state, path, metadata=metadata)
+    if path.suffix == ".ckpt":
+        torch.save({"state_dict": state}, path)
+    else:
+        save_file(state, path, metadata=metadata)
     return path

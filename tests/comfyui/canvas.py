@@ -56,16 +56,18 @@ class Canvas:
     def command(self, name):
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
-    def open_template(self, name):
-        """Through the template browser; gives the size of the thumbnail seen there."""
+    def open_template(self, name, *, thumbnail):
+        """Through the template browser; gives the size of the thumbnail seen there, if it has one."""
         self.page.evaluate("app.graph.clear()")
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog").last
         dialog.get_by_text("sd2-family", exact=True).first.click()
         card = self.page.get_by_test_id(f"template-workflow-{name}")
-        thumbnail = card.locator("img").first
-        thumbnail.wait_for()
-        size = thumbnail.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")
+        size = None
+        if thumbnail:
+            image = card.locator("img").first
+            image.wait_for()
+            size = image.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")
         card.click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("app.graph.nodes.length")
@@ -88,6 +90,12 @@ class Canvas:
         return self.page.evaluate(
             "app.graph.nodes.map(n => ({id: n.id, type: n.type, title: n.title, size: [...n.size],"
             " least: [...n.computeSize()], red: !!n.has_errors || !(n.type in LiteGraph.registered_node_types)}))"
+        )
+
+    def hidden_lines(self):
+        """By how many pixels the text of each note is longer than its node shows."""
+        return self.page.locator(".comfy-markdown .tiptap").evaluate_all(
+            "notes => notes.map(note => note.scrollHeight - note.clientHeight)"
         )
 
     def run(self, timeout=300):

@@ -17,17 +17,16 @@ from sd2_family.headless.cli import main
 from sd2_family.headless.images import png_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.nodes.folders import Folders
+from shipped import WORKFLOWS, named, shortened
 
 pytestmark = pytest.mark.comfyui
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 TOLERANCE = 2  # of 255: other kernels, and float32 noise levels in ComfyUI
-STEPS = 4
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
+def folder(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=server.base / "models"))
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -36,17 +35,6 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def sd2(server):
     return lambda *arguments: main(["run", *arguments, "--server", f"http://127.0.0.1:{server.port}"])
-
-
-def shortened(path, folder):
-    """A copy of a workflow, as the canvas saves it, that samples in few steps."""
-    workflow = graph.read(path, LIBRARY)
-    for node_id, node in workflow.prompt.items():
-        if "steps" in node["inputs"]:
-            graph.assign(workflow, node_id, "steps", STEPS, LIBRARY)
-    copy = folder / path.name
-    copy.write_text(json.dumps(workflow.ui))
-    return copy
 
 
 def comfy(server, *arguments):
@@ -89,7 +77,7 @@ def assert_same(ours, theirs):
         assert difference(pixels, theirs[name]) <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_every_way_in_makes_the_same_pictures(server, sd2, folder, path):
     workflow = str(shortened(path, folder))
     assert main(["run", workflow, "--output-dir", "here"]) == 0

@@ -1,0 +1,88 @@
+"""The shipped workflows, and the official checkpoint that each is made for."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd2_family.headless import graph
+from sd2_family.headless.library import LIBRARY
+from sd2_family.nodes.folders import BUNDLED
+from tiny import write_checkpoint
+
+FOLDER = Path(__file__).parent.parent / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Official:
+    """The file's kind and name, and what its note says of the size it draws best."""
+
+    kind: str
+    file: str
+    draws: str
+
+
+UNCLIP = Official("unclip-h", "sd21-unclip-h.ckpt", "768x768")
+OFFICIAL = {
+    "depth2img": Official("v2-depth", "512-depth-ema.safetensors", "512x512"),
+    "inpaint": Official("v2-inpaint", "512-inpainting-ema.safetensors", "512x512"),
+    "inpaint_v1": Official("v1-inpaint", "sd-v1-5-inpainting.ckpt", "512x512"),
+    "unclip_mix": UNCLIP,
+    "unclip_variations": UNCLIP,
+    "upscale_x4": Official("x4", "x4-upscaler-ema.safetensors", "128x128"),
+}
+
+
+def named(path):
+    return path.stem
+
+
+def saved(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def executable(data):
+    return [node for node in data["nodes"] if node["type"] not in graph.NOTES]
+
+
+def note(path):
+    (text,) = [node["widgets_values"][0] for node in saved(path)["nodes"] if node["type"] in graph.NOTES]
+    return text
+
+
+def checkpoint(path):
+    (name,) = [node["widgets_values"][0] for node in saved(path)["nodes"] if node["type"] == "SD2CheckpointLoader"]
+    return name
+
+
+def bundled(path):
+    """Whether a workflow runs on what comes with the pack; else it names the official file."""
+    return checkpoint(path).startswith("sd2-demo-")
+
+
+def write_lacking(folder):
+    """Tiny checkpoints under the names of those that workflows load and that do not come with the pack."""
+    for path in WORKFLOWS:
+        if not (BUNDLED / checkpoint(path)).is_file():
+            write_checkpoint(folder / checkpoint(path), OFFICIAL[path.stem].kind)
+
+
+def shortened(path, folder):
+    """A copy of a workflow, as the canvas saves it, that samples in few steps, and small unless a demo runs it."""
+    workflow = graph.read(path, LIBRARY)
+    for setting in quick(path, steps=4, **({} if bundled(path) else {"width": 64, "height": 64})):
+        graph.set_value(workflow, setting, LIBRARY)
+    assert not workflow.problems
+    copy = folder / path.name
+    copy.write_text(json.dumps(workflow.ui))
+    return copy
+
+
+def quick(path, **values):
+    """Settings, NODE.INPUT=VALUE, that give every input of these names its value: steps, width, height."""
+    return [
+        f"{node['title']}.{entry['name']}={values[entry['name']]}"
+        for node in executable(saved(path))
+        for entry in node["inputs"]
+        if entry["name"] in values
+    ]
