@@ -35,8 +35,8 @@ UNET = UNetSpec(
     model_channels=64,
     channel_mult=(1, 1, 2),
     num_res_blocks=1,
-    attention=(False, True, True),
-    self_attention=(False, True, True),
+    attention=(True, True, True),
+    self_attention=(True, True, True),
     context_dim=TEXT.width,
 )
 SCENES = 8_000
@@ -193,7 +193,7 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     model = TextToImage(SPECS["v2-inpaint"].unet.in_channels if inpainting else UNET.in_channels)
     if before := predecessor(name, folder):
         resume(model, averaged(before), torch.cat([torch.ones(1), scenes.grey.mean((0, 2, 3))]))
-    model.text.requires_grad_(name == "base")
+    model.text.requires_grad_(before is None)  # one text tower for all that are made from a base
     objective = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
