@@ -25,8 +25,11 @@ class Official:
 UNCLIP = Official("unclip-h", "sd21-unclip-h.ckpt", "768x768")
 OFFICIAL = {
     "depth2img": Official("v2-depth", "512-depth-ema.safetensors", "512x512"),
+    "img2img": Official("v2-base", "512-base-ema.safetensors", "512x512"),
     "inpaint": Official("v2-inpaint", "512-inpainting-ema.safetensors", "512x512"),
     "inpaint_v1": Official("v1-inpaint", "sd-v1-5-inpainting.ckpt", "512x512"),
+    "txt2img": Official("v2-base", "512-base-ema.safetensors", "512x512"),
+    "txt2img_v": Official("v2-v", "768-v-ema.safetensors", "768x768"),
     "unclip_mix": UNCLIP,
     "unclip_variations": UNCLIP,
     "upscale_x4": Official("x4", "x4-upscaler-ema.safetensors", "128x128"),

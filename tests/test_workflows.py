@@ -237,6 +237,12 @@ def test_inpainting_repaints_the_mask_and_nothing_far_from_it(path, bundle, run)
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
+        ("txt2img", "Prompt.text=a house"),
+        ("txt2img", "Negative prompt.text=a house"),
+        ("txt2img_v", "Prompt.text=a house"),
+        ("txt2img_v", "Checkpoint.prediction=epsilon"),
+        ("img2img", "Prompt.text=a house"),
+        ("img2img", "Picture.name=snow.png"),
         ("inpaint_v1", "Mask.grow=12"),
         ("inpaint_v1", "Sampler.sampler_name=ddim"),
         ("unclip_variations", "Picture.name=snow.png"),
@@ -259,11 +265,19 @@ def test_what_the_canvas_offers_has_an_effect(name, setting, bundle, run):
     assert not torch.equal(shown(run(path)), shown(run(path, setting)))
 
 
-def test_a_depth_map_guides_from_pure_noise(bundle, run):
-    path = FOLDER / "depth2img.json"
+def test_v_is_what_the_v_workflow_finds_out(bundle, run):
+    path = FOLDER / "txt2img_v.json"
+    bundle(path)
+    assert torch.equal(shown(run(path)), shown(run(path, "Checkpoint.prediction=v_prediction")))
+
+
+@pytest.mark.parametrize(("name", "guided"), [("img2img", False), ("depth2img", True)])
+def test_from_pure_noise_only_a_depth_map_tells_of_the_picture(name, guided, bundle, run):
+    path = FOLDER / f"{name}.json"
     bundle(path)
     forgetful = "Sampler.denoise=1"
-    assert not torch.equal(shown(run(path, forgetful)), shown(run(path, forgetful, "Picture.name=snow.png")))
+    here, there = shown(run(path, forgetful)), shown(run(path, forgetful, "Picture.name=snow.png"))
+    assert torch.equal(here, there) != guided
 
 
 def test_an_enlarged_picture_keeps_its_mean_colour(bundle, run):
