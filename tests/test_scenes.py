@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+from sd2_family.training import samples
 from sd2_family.training.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -143,3 +145,60 @@ def test_unknown_names_are_refused() -> None:
         render(0, background="on the moon")
     with pytest.raises(ValueError, match="dragon"):
         render(0, items=[("red", "dragon")])
+
+
+@pytest.mark.parametrize("name", samples.PICTURES)
+def test_the_bundled_pictures_are_drawn_again(name: str) -> None:
+    seed, background, items = samples.PICTURES[name]
+    stored = np.asarray(Image.open(samples.FOLDER / f"{name}.png"))
+    again = render(seed, items=items, background=background).image
+    assert np.abs(again.astype(int) - stored).mean() < 0.1  # releases of Pillow may round edges otherwise
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_the_ground_comes_nearer_towards_the_lower_edge_and_the_sky_is_far(background: str) -> None:
+    scene = render(3, items=[("red", "rocket")], background=background)
+    depth = scene.nearness
+    assert depth.shape == (128, 128)
+    free = depth[max(86, scene.items[0].box[3]) : -1, 20:40]  # below the thing in the air, beside the forest's trunks
+    assert (np.diff(free, axis=0) > 0).all()
+    assert np.abs(free - free[:, :1]).max() < 1e-6  # level
+    assert depth[-1, 20:40].min() > 0.98
+    assert depth.min() == 0
+    if background != "in a forest":  # whose leaves hang above
+        assert depth[:6].max() == 0
+
+
+def test_objects_are_as_near_as_the_ground_under_them() -> None:
+    feet, near = [], []
+    for seed in range(40):
+        scene = render(seed, items=[("red", "cat")], background="at sunset")
+        (item,) = scene.items
+        x0, y0, x1, y1 = item.box
+        body = scene.nearness[y0:y1, x0:x1]
+        ground = scene.nearness[y1 - 1, 0]  # level: at the edge of the picture it is what it is at the foot
+        assert 0.03 < body[: (y1 - y0) // 2].max() - ground < 0.09  # its upper half too, and it bulges by 0.06
+        feet.append(y1)
+        near.append(body.max())
+    assert np.corrcoef(feet, near)[0, 1] > 0.95
+
+
+def test_of_two_things_in_the_air_the_bigger_is_nearer() -> None:
+    heights, near = [], []
+    for seed in range(40):
+        scene = render(seed, items=[("blue", "balloon")], background="at sunset")
+        x0, y0, x1, y1 = scene.items[0].box
+        heights.append(y1 - y0)
+        near.append(scene.nearness[y0:y1, x0:x1].max())
+    assert np.corrcoef(heights, near)[0, 1] > 0.9
+
+
+def test_colour_changes_no_depth() -> None:
+    red, white = (render(5, items=[(colour, "cup")], background="on a beach") for colour in ("red", "white"))
+    assert not np.array_equal(red.image, white.image)
+    assert np.array_equal(red.nearness, white.nearness)
+
+
+def test_size_changes_no_depth() -> None:
+    small, large = render(3).nearness, render(3, size=256).nearness
+    assert np.abs(large.reshape(128, 2, 128, 2).mean((1, 3)) - small).mean() < 0.005  # of 1; edges differ

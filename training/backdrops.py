@@ -33,7 +33,7 @@ def ridge(rng: Rng, y: float, swing: float, waves: float) -> Array:
 def land(canvas: Canvas, rng: Rng, y: float, swing: float, waves: float, colour: Colour, shade: float = 0.16) -> None:
     """Fill everything below a new ridge, paler along its top."""
     near = mix(colour, DUSK, shade)
-    canvas.fill([ridge(rng, y, swing, waves)], mix(colour, SUNLIGHT, 0.22), near, toward=UP)
+    canvas.fill([ridge(rng, y, swing, waves)], mix(colour, SUNLIGHT, 0.22), near, toward=UP, lies=True)
 
 
 def clouds(canvas: Canvas, rng: Rng, colour: Colour, horizon: float, most: int = 3) -> None:
@@ -52,7 +52,7 @@ def sun(canvas: Canvas, rng: Rng, y: float, radius: float, colour: Colour, glow:
     """A sun or moon at a random place along the sky, with its glow."""
     x = float(rng.choice([rng.uniform(12, 46), rng.uniform(82, 116)]))
     canvas.glow(x, y, radius * 3.2, colour, glow)
-    canvas.fill([ellipse(x, y, radius, radius)], colour, mix(colour, (250, 220, 150), 0.3))
+    canvas.fill([ellipse(x, y, radius, radius)], colour, mix(colour, (250, 220, 150), 0.3), foot=0)
 
 
 def firs(canvas: Canvas, rng: Rng, y: float, colour: Colour, count: int, height: float) -> None:
@@ -72,12 +72,13 @@ def beach(canvas: Canvas, rng: Rng) -> Ground:
     clouds(canvas, rng, (255, 253, 246), horizon)
     sea = jitter(rng, (84, 176, 190), 8)
     deep, shallow = mix(sea, (40, 110, 160), 0.35), mix(sea, SUNLIGHT, 0.5)
-    canvas.fill([rounded(-9, horizon, 137, 137, 1)], deep, shallow, toward=UP)
+    canvas.fill([rounded(-9, horizon, 137, 137, 1)], deep, shallow, toward=UP, lies=True)
     shore = horizon + rng.uniform(20, 28)
     sand = jitter(rng, (238, 214, 164), 6)
     edge = ridge(rng, shore, 4, 0.7)
-    canvas.fill([edge - np.array([0, 2.5], np.float32)], (244, 248, 238), (244, 248, 238))
-    canvas.fill([edge + np.array([0, 1.5], np.float32)], mix(sand, SUNLIGHT, 0.22), mix(sand, DUSK, 0.1), toward=UP)
+    canvas.fill([edge - np.array([0, 2.5], np.float32)], (244, 248, 238), (244, 248, 238), lies=True)
+    light, dark = mix(sand, SUNLIGHT, 0.22), mix(sand, DUSK, 0.1)
+    canvas.fill([edge + np.array([0, 1.5], np.float32)], light, dark, toward=UP, lies=True)
     return Ground(shore + 4, (horizon + 10, shore - 3))
 
 
@@ -155,7 +156,7 @@ def lake(canvas: Canvas, rng: Rng) -> Ground:
             toward=(-0.4, -0.9),
         )
     water = jitter(rng, (118, 178, 206), 8)
-    canvas.fill([rounded(-9, horizon, 137, 137, 1)], mix(water, SUNLIGHT, 0.5), water, toward=UP)
+    canvas.fill([rounded(-9, horizon, 137, 137, 1)], mix(water, SUNLIGHT, 0.5), water, toward=UP, lies=True)
     for _ in range(2):
         x, y = rng.uniform(10, 118), horizon + rng.uniform(6, 16)
         canvas.fill([ellipse(x, y, 16, 1.8)], SUNLIGHT, SUNLIGHT, opacity=0.45)
@@ -191,7 +192,7 @@ def forest(canvas: Canvas, rng: Rng) -> Ground:
             toward=(-1, 0),
         )
     leaves = [ellipse(x, rng.uniform(-6, 2), 20, 14) for x in rng.uniform(-4, 132, 7)]
-    canvas.fill(leaves, (132, 176, 136), (96, 146, 118))
+    canvas.fill(leaves, (132, 176, 136), (96, 146, 118), foot=104)
     return Ground(horizon + 7)
 
 

@@ -19,6 +19,8 @@ OVERSAMPLE = 4
 LIGHT = (-0.6, -0.8)
 SUNLIGHT: Colour = (255, 246, 222)
 DUSK: Colour = (44, 40, 92)
+SKYLINE = 0.1  # inverse depth where the ground ends, so that hills stand out from the sky
+BULGE = 0.06  # of an object's middle towards the viewer, in inverse depth
 
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
@@ -73,22 +75,36 @@ def ribbon(points: Sequence[Point], width: float) -> Array:
 
 
 class Canvas:
-    """A square picture painted back to front: premultiplied `pixels` [S, S, 3], 0..255, and `coverage` [S, S, 1]."""
+    """A square picture painted back to front: premultiplied `pixels` [S, S, 3], 0..255, and `coverage` [S, S, 1].
+
+    Once it has a sky it also knows its depth: `nearness` [S, S, 1], 0 in the sky and 1 at the lower edge's ground.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.scale = size / FRAME
         self.pixels: Array = np.zeros((size, size, 3), np.float32)
         self.coverage: Array = np.zeros((size, size, 1), np.float32)
+        self.nearness: Array = np.zeros((size, size, 1), np.float32)
+        self.horizon: float | None = None
         axis = (np.arange(size, dtype=np.float32) + 0.5) / self.scale
         self.x, self.y = axis[None, :, None], axis[:, None, None]
 
     def gradient(self, *stops: tuple[float, Colour]) -> None:
-        """Cover everything with colours blended from top to bottom; each stop is (height in 0..128, colour)."""
+        """Cover everything with a sky blended from top to bottom; each stop is (height in 0..128, colour), the last of
+        them the horizon."""
         heights = [height for height, _ in stops]
         rows = [np.interp(self.y[:, 0, 0], heights, [colour[c] for _, colour in stops]) for c in range(3)]
         self.pixels[:] = np.stack(rows, 1)[:, None, :]
         self.coverage[:] = 1
+        self.horizon = heights[-1]
+
+    def inverse_depth(self, y: float | Array) -> Array:
+        """Of the ground at height `y`: a plane's is proportional to how far below the horizon it is seen."""
+        assert self.horizon is not None
+        below = (np.asarray(y, np.float32) - self.horizon) / (FRAME - self.horizon)
+        depth: Array = SKYLINE + (1 - SKYLINE) * np.clip(below, 0, 1)
+        return depth
 
     def glow(self, cx: float, cy: float, radius: float, colour: Colour, strength: float) -> None:
         """Blend a soft round light of `strength` 0..1 over everything."""
@@ -104,8 +120,14 @@ class Canvas:
         toward: Point = LIGHT,
         opacity: float = 1.0,
         blur: float = 0.0,
+        lies: bool = False,
+        foot: float | None = None,
     ) -> None:
-        """Paint the union of `outlines`, from `lit` on the side that faces `toward` to `shade` on the other."""
+        """Paint the union of `outlines`, from `lit` on the side that faces `toward` to `shade` on the other.
+
+        It lies on the ground, or is as far away as the ground at its `foot`, by default its lowest point; what has its
+        foot above the horizon is in the sky. What one can see through leaves the depth as it was.
+        """
         corners = np.concatenate(outlines)
         low, high = corners.min(0), corners.max(0)
         pad = 1 + 3 * blur * self.scale
@@ -119,11 +141,20 @@ class Canvas:
         light = np.clip(0.5 + 0.5 * lean / max(1e-3, float(reach.sum())), 0, 1)
         bright, dark = np.asarray(lit, np.float32), np.asarray(shade, np.float32)
         self._over((x0, y0, x1, y1), alpha, alpha * (dark + light * (bright - dark)))
+        if opacity == 1 and self.horizon is not None:
+            stands = high[1] if foot is None else foot
+            near = self.inverse_depth(self.y[y0:y1] if lies else stands) * (lies or stands > self.horizon)
+            self.nearness[y0:y1, x0:x1] += alpha * (near - self.nearness[y0:y1, x0:x1])
 
-    def paste(self, layer: Canvas, box: Box) -> None:
-        """Lay another canvas of the same size over this one, inside `box` only."""
+    def paste(self, layer: Canvas, box: Box, foot: float) -> None:
+        """Lay another canvas of the same size over this one, inside `box` only: a thing as near as the ground at
+        height `foot`, whose middle bulges towards the viewer."""
         x0, y0, x1, y1 = box
-        self._over(box, layer.coverage[y0:y1, x0:x1], layer.pixels[y0:y1, x0:x1])
+        cover = layer.coverage[y0:y1, x0:x1]
+        self._over(box, cover, layer.pixels[y0:y1, x0:x1])
+        across, down = _axes(box)
+        near = self.inverse_depth(foot) + BULGE * np.sqrt(np.clip(1 - (across**2 + down**2) / 2, 0, 1))
+        self.nearness[y0:y1, x0:x1] += cover * (near - self.nearness[y0:y1, x0:x1])
 
     def box(self) -> Box:
         """The smallest (x0, y0, x1, y1) in pixels that holds all that is at least half covered."""
@@ -134,8 +165,7 @@ class Canvas:
     def round_off(self, box: Box) -> None:
         """Give what is painted in `box` volume: a soft light at its upper left, a soft dark at its lower right."""
         x0, y0, x1, y1 = box
-        across = np.linspace(-1, 1, x1 - x0, dtype=np.float32)[None, :, None]
-        down = np.linspace(-1, 1, y1 - y0, dtype=np.float32)[:, None, None]
+        across, down = _axes(box)
         light = 0.2 * np.exp(-((across + 0.4) ** 2 + (down + 0.5) ** 2) / 0.4)
         dark = 0.16 * np.clip((across + down) / 2, 0, 1)
         plane, cover = self.pixels[y0:y1, x0:x1], self.coverage[y0:y1, x0:x1]
@@ -175,6 +205,13 @@ class Canvas:
         for plane, paint in ((self.pixels, premultiplied), (self.coverage, alpha)):
             plane[y0:y1, x0:x1] *= 1 - alpha
             plane[y0:y1, x0:x1] += paint
+
+
+def _axes(box: Box) -> tuple[Array, Array]:
+    """-1..1 across the box [1, W, 1] and down it [H, 1, 1]."""
+    x0, y0, x1, y1 = box
+    across, down = np.linspace(-1, 1, x1 - x0, dtype=np.float32), np.linspace(-1, 1, y1 - y0, dtype=np.float32)
+    return across[None, :, None], down[:, None, None]
 
 
 class Pen:

@@ -61,23 +61,27 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, uint8 [S, S, 3], with its caption and all that is in it, back to front."""
+    """A picture, uint8 [S, S, 3], with its caption, all that is in it, back to front, and its inverse depth [S, S]:
+    0 in the sky, about 1 at the lower edge."""
 
     image: NDArray[np.uint8]
     caption: str
     background: str
     items: tuple[Item, ...]
+    nearness: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where an object goes: middle of its foot, height and width in 1/128 of the picture, lean in degrees."""
+    """Where an object goes: middle of its foot, height and width in 1/128 of the picture, lean in degrees, and the
+    height of the ground that is as far away."""
 
     x: float
     y: float
     height: float
     width: float
     tilt: float
+    ground: float
 
     def overlap(self, other: Spot) -> float:
         """The shared area as a part of the smaller of the two, 0..1."""
@@ -108,7 +112,7 @@ def render(
     spots = _arrange(rng, [kind for _, kind in chosen], ground)
     order = sorted(range(len(chosen)), key=lambda i: (not OBJECTS[chosen[i][1]].flies, spots[i].y))
     drawn = tuple(_draw(canvas, rng, *chosen[i], spots[i], BACKDROPS[place].dark) for i in order)
-    return Scene(canvas.image(), caption(rng, drawn, place), place, drawn)
+    return Scene(canvas.image(), caption(rng, drawn, place), place, drawn, canvas.nearness[:, :, 0])
 
 
 def caption(rng: np.random.Generator, items: Sequence[Item], background: str) -> str:
@@ -193,7 +197,10 @@ def _spot(rng: np.random.Generator, kind: str, extents: tuple[float, float], gro
     else:
         y = ground.top + (121 - ground.top) * np.clip(0.1 + 0.8 * nearness + rng.normal(0, 0.1), 0.05, 1)
     x = np.clip(x, width / 2 + 4, FRAME - width / 2 - 4)
-    return Spot(float(x), max(float(y), 1.05 * height + 5), height, width, tilt)
+    y = max(float(y), 1.05 * height + 5)
+    # what flies is above where something of its size would stand
+    below = ground.top + (121 - ground.top) * (0.1 + 0.8 * nearness) if thing.flies else y
+    return Spot(float(x), y, height, width, tilt, below)
 
 
 def _draw(canvas: Canvas, rng: np.random.Generator, colour: str, kind: str, spot: Spot, dark: bool) -> Item:
@@ -210,7 +217,7 @@ def _draw(canvas: Canvas, rng: np.random.Generator, colour: str, kind: str, spot
         canvas.halo(layer, box, SUNLIGHT, (0, 0), 3.0, 0.5)
     else:
         canvas.halo(layer, box, DUSK, (1.2, 1.6), 2.2, 0.34)
-    canvas.paste(layer, box)
+    canvas.paste(layer, box, spot.ground)
     extent = spot.height / thing.scale
     return Item(kind, colour, box, "small" if extent < SMALL else "big" if extent > BIG else "")
 
