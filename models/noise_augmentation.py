@@ -29,6 +29,22 @@ def squared_cosine_betas(steps: int) -> Tensor:
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
 
+def noise_tables(betas: Tensor) -> dict[str, Tensor]:
+    """What the authors' files hold of a noise schedule, by its name there: float32 [steps] each."""
+    alphas_cumprod = (1 - betas).cumprod(0)
+    tables = {
+        "betas": betas,
+        "alphas_cumprod": alphas_cumprod,
+        "alphas_cumprod_prev": torch.cat([torch.ones(1, dtype=betas.dtype), alphas_cumprod[:-1]]),
+        "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
+        "sqrt_recip_alphas_cumprod": (1 / alphas_cumprod).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / alphas_cumprod - 1).sqrt(),
+    }
+    return {name: table.float() for name, table in tables.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Mean and deviation of the image embeddings that a model was trained with, float32 [dim] each."""
@@ -48,20 +64,8 @@ class NoiseAugmentation(nn.Module):
 
     def __init__(self, dim: int, statistics: Statistics | None = None) -> None:
         super().__init__()
-        betas = squared_cosine_betas(LEVELS)
-        alphas_cumprod = (1 - betas).cumprod(0)
-        tables = {
-            "betas": betas,
-            "alphas_cumprod": alphas_cumprod,
-            "alphas_cumprod_prev": torch.cat([torch.ones(1, dtype=betas.dtype), alphas_cumprod[:-1]]),
-            "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
-            "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
-            "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
-            "sqrt_recip_alphas_cumprod": (1 / alphas_cumprod).sqrt(),
-            "sqrt_recipm1_alphas_cumprod": (1 / alphas_cumprod - 1).sqrt(),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table.float())
+        for name, table in noise_tables(squared_cosine_betas(LEVELS)).items():
+            self.register_buffer(name, table)
         # noise is added where the embeddings have mean 0 and deviation 1; the official files do not say by what
         mean, std = (torch.zeros(dim), torch.ones(dim)) if statistics is None else (statistics.mean, statistics.std)
         self.register_buffer("data_mean", mean, persistent=False)

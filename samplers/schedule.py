@@ -30,10 +30,14 @@ class NoiseSchedule:
     zero_terminal_snr: bool = False
 
     @cached_property
+    def betas(self) -> Tensor:
+        """[steps] float64, ascending; before they are rescaled for zero terminal SNR."""
+        return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
+
+    @cached_property
     def alphas_cumprod(self) -> Tensor:
         """[steps] float64, descending."""
-        betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
-        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        alphas_cumprod = torch.cumprod(1 - self.betas, dim=0)
         if not self.zero_terminal_snr:
             return alphas_cumprod
         root = alphas_cumprod.sqrt()

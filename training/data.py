@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,73 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .scenes import caption, render
+from .scenes import Scene, caption, render
 
 SIZE = 128
+LARGE = 512  # what the upscaler makes of a picture of SIZE
 CAPTIONS = 4  # wordings kept for each scene
 UNSEEN = 10_000_000  # seeds from here on are never trained on
 
 
-def _draw(seed: int) -> tuple[np.ndarray, str]:
-    scene = render(seed, size=SIZE)
+Note = dict[str, Any]
+
+
+def _wordings(seed: int, scene: Scene) -> list[str]:
     rng = np.random.default_rng((seed, 1))
-    words = [scene.caption, *(caption(rng, scene.items, scene.background) for _ in range(CAPTIONS - 1))]
-    return scene.image, json.dumps({"captions": words, "boxes": [item.box for item in scene.items]})
+    return [scene.caption, *(caption(rng, scene.items, scene.background) for _ in range(CAPTIONS - 1))]
 
 
-def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def _draw(seed: int) -> tuple[np.ndarray, Note]:
+    scene = render(seed, size=SIZE)
+    return scene.image, {"captions": _wordings(seed, scene), "boxes": [item.box for item in scene.items]}
+
+
+def _draw_large(seed: int) -> tuple[np.ndarray, Note]:
+    scene = render(seed, size=LARGE)
+    return scene.image, {"captions": _wordings(seed, scene)}
+
+
+def _draw_truth(seed: int) -> tuple[np.ndarray, Note]:
+    scene = render(seed, size=SIZE)
+    note = {"background": scene.background, "items": [asdict(item) for item in scene.items]}
+    return np.round(255 * np.clip(scene.nearness, 0, 1)).astype(np.uint8), note
+
+
+def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[Note]]:
     """Scenes of the seeds from `first`, drawn if not on disk yet: uint8 [count, 128, 128, 3], and for each of them
     its "captions" and the "boxes" (x0, y0, x1, y1) of its objects, in pixels."""
-    pictures, notes = folder / f"scenes-{first}-{count}.npy", folder / f"scenes-{first}-{count}.jsonl"
+    return _stored(folder, "scenes", _draw, (SIZE, SIZE, 3), count, first)
+
+
+def large_scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[Note]]:
+    """The same scenes drawn sharper, uint8 [count, 512, 512, 3], and the "captions" of each."""
+    return _stored(folder, "large", _draw_large, (LARGE, LARGE, 3), count, first)
+
+
+def truths(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[Note]]:
+    """What the renderer knows of the same scenes: inverse depth, uint8 [count, 128, 128], and for each of them its
+    "background" and its "items" as the fields of `scenes.Item`."""
+    return _stored(folder, "truths", _draw_truth, (SIZE, SIZE), count, first)
+
+
+def _stored(
+    folder: Path,
+    name: str,
+    draw: Callable[[int], tuple[np.ndarray, Note]],
+    shape: tuple[int, ...],
+    count: int,
+    first: int,
+) -> tuple[np.ndarray, list[Note]]:
+    pictures, notes = folder / f"{name}-{first}-{count}.npy", folder / f"{name}-{first}-{count}.jsonl"
     if not notes.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        store = np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, SIZE, SIZE, 3))
+        store = np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, *shape))
         lines = []
         with ProcessPoolExecutor(os.cpu_count()) as pool:
-            drawn = pool.map(_draw, range(first, first + count), chunksize=64)
-            for i, (image, line) in enumerate(tqdm(drawn, "scenes", total=count)):
+            drawn = pool.map(draw, range(first, first + count), chunksize=64)
+            for i, (image, note) in enumerate(tqdm(drawn, name, total=count)):
                 store[i] = image
-                lines.append(line)
+                lines.append(json.dumps(note))
         store.flush()
         notes.write_text("\n".join(lines))
     return np.load(pictures, mmap_mode="r"), [json.loads(line) for line in notes.read_text().splitlines()]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
-from . import latents
+from . import depth, latents, unclip, upscale
 from .train import AUTOENCODER, SCENES, load_autoencoder
 from .trainer import averaged
 
@@ -22,9 +22,14 @@ FILES = {
     "base": ("sd2-demo-base.safetensors", "SD2 demo, text to image", "epsilon"),
     "inpaint": ("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
     "v": ("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
+    "depth": ("sd2-demo-depth.safetensors", "SD2 demo, depth-guided", "epsilon"),
+    "unclip": ("sd2-demo-unclip.safetensors", "SD2 demo, image variations (unCLIP)", "v_prediction"),
+    "upscale": ("sd2-demo-x4.safetensors", "SD2 demo, x4 upscaling", "v_prediction"),
 }
+BESIDE = {"depth": depth.beside, "unclip": unclip.beside, "upscale": upscale.beside}
 
 
+TABLES = ("noise_augmentor.", "low_scale_model.")  # noise schedules, too fine for float16
 PREFIXES = (  # a phase's state, its names, Stability's
     ("autoencoder", "", "first_stage_model."),
     ("start", "unet.", "model.diffusion_model."),
@@ -41,6 +46,17 @@ def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[s
         for key, weight in states[state].items()
         if key.startswith(ours)
     }
+
+
+def tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, read: Tensor) -> dict[str, Tensor]:
+    """The checkpoint of a phase that has run in `folder`; `read`: the tokens that captions hold."""
+    weights = averaged(folder / f"{phase}.pt")
+    forget_unread(weights, read)
+    found = checkpoint(weights, upscale.load_autoencoder(folder) if phase == "upscale" else autoencoder)
+    beside = BESIDE[phase](folder, weights) if phase in BESIDE else {}
+    for key, tensor in beside.items():
+        found[key] = tensor.to("cpu", torch.float32 if key.startswith(TABLES) else torch.float16).contiguous()
+    return found
 
 
 def forget_unread(weights: dict[str, Tensor], read: Tensor) -> None:
@@ -69,9 +85,7 @@ def main() -> None:
             "modelspec.license": "Apache-2.0",
             "modelspec.resolution": "128x128",
         }
-        weights = averaged(arguments.folder / f"{phase}.pt")
-        forget_unread(weights, read)
-        save_file(checkpoint(weights, autoencoder), arguments.out / name, metadata)
+        save_file(tensors(phase, arguments.folder, autoencoder, read), arguments.out / name, metadata)
 
 
 if __name__ == "__main__":

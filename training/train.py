@@ -4,6 +4,9 @@
     python -m sd2_family.training.train base          # text to image, eps objective; the text tower learns along
     python -m sd2_family.training.train v             # the base resumed with the v objective
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
+    python -m sd2_family.training.train depth         # a depth estimator; the base resumed with its depth as input
+    python -m sd2_family.training.train unclip        # an image tower; the base resumed with its vector as condition
+    python -m sd2_family.training.train upscale       # an autoencoder of its own; its latents from a small picture
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
 its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it,
@@ -13,6 +16,7 @@ and `python -m sd2_family.training.unpack` lays such a file out again, for `base
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.clip_text import OpenCLIPText
-from ..models.specs import SPECS, AutoencoderSpec, TextSpec, UNetSpec
+from ..models.specs import SPECS, AutoencoderSpec, Prediction, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers.schedule import NoiseSchedule
 from . import data, latents
@@ -39,6 +43,7 @@ UNET = UNetSpec(
     self_attention=(True, True, True),
     context_dim=TEXT.width,
 )
+SCHEDULE = NoiseSchedule()
 SCENES = 8_000
 CROP = 64
 DROPPED = 0.1  # captions left out, so that guidance has an unconditional side
@@ -52,6 +57,9 @@ PLANS = {
     "base": Plan(steps=3_000, batch=32, rate=2e-3),
     "v": Plan(steps=500, batch=32, rate=1e-3),
     "inpaint": Plan(steps=4_600, batch=32, rate=2e-3),
+    "depth": Plan(steps=800, batch=32, rate=1e-3),
+    "unclip": Plan(steps=800, batch=32, rate=1e-3),
+    "upscale": Plan(steps=1_500, batch=32, rate=2e-3),
 }
 
 
@@ -65,16 +73,22 @@ def branches_start_at_zero(model: nn.Module) -> None:
 def autoencoder_loss(
     pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
-    """The pixels' loss and a little KL, on random crops: of two, the one in which more happens."""
-    corners = choices.integers(0, data.SIZE - CROP + 1, (batch, 2, 2))
-    index = choices.integers(0, len(pictures), batch)
-    pairs = zip(index, corners, strict=True)
-    crops = [max((pictures[i, y : y + CROP, x : x + CROP] for y, x in places), key=detail) for i, places in pairs]
-    x = data.to_tensor(np.stack(crops)).to(device())
+    """The pixels' loss and a little KL, on random crops."""
+    x = data.to_tensor(crops(pictures, batch, choices)[1]).to(device())
     mean, logvar = model.moments(x)
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return pixel_loss(model.decode(z) - x) + 1e-4 * kl
+
+
+def crops(pictures: np.ndarray, batch: int, choices: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random crops, uint8 [batch, 64, 64, 3], of two places in a picture the one in which more happens; and the
+    pictures' indices before them."""
+    corners = choices.integers(0, pictures.shape[1] - CROP + 1, (batch, 2, 2))
+    index = choices.integers(0, len(pictures), batch)
+    pairs = zip(index, corners, strict=True)
+    cut = [max((pictures[i, y : y + CROP, x : x + CROP] for y, x in places), key=detail) for i, places in pairs]
+    return index, np.stack(cut)
 
 
 def detail(crop: np.ndarray) -> float:
@@ -101,23 +115,33 @@ def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
 def train_autoencoder(folder: Path, plan: Plan) -> None:
     pictures, _ = data.scenes(folder, SCENES)
     unseen, _ = data.scenes(folder, 64, data.UNSEEN)
+    fit_autoencoder(AUTOENCODER, pictures, unseen, plan, folder / "autoencoder.pt")
+
+
+def fit_autoencoder(spec: AutoencoderSpec, pictures: np.ndarray, unseen: np.ndarray, plan: Plan, state: Path) -> None:
+    """Train an autoencoder from nothing on crops of `pictures`; `unseen` ones say how far it has come."""
     torch.manual_seed(plan.seed)
-    model = AutoencoderKL(AUTOENCODER).to(memory_format=torch.channels_last)
+    model = AutoencoderKL(spec).to(memory_format=torch.channels_last)
     branches_start_at_zero(model)
-    nn.init.constant_(model.quant_conv.bias[AUTOENCODER.latent_channels :].data, -6)  # hardly any noise at first
+    nn.init.constant_(model.quant_conv.bias[spec.latent_channels :].data, -6)  # hardly any noise at first
     loss = partial(autoencoder_loss, pictures, plan.batch)
-    train(model, loss, plan, folder / "autoencoder.pt", lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
+    train(model, loss, plan, state, lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
-    """The trained autoencoder, its latents normalised: `scale` times them has mean 0 and variance 1 per channel."""
-    model = AutoencoderKL(AUTOENCODER)
-    model.load_state_dict(averaged(folder / "autoencoder.pt"))
-    model.to(device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    """The trained autoencoder, its latents normalised."""
     pictures, _ = data.scenes(folder, SCENES)
-    z = latents.encode(model, 1.0, data.to_tensor(pictures[:256]))
-    mean, std = z.mean((0, 2, 3)).to(device()), z.std((0, 2, 3)).to(device()) * AUTOENCODER.scale
-    into, out, half = model.quant_conv, model.post_quant_conv, AUTOENCODER.latent_channels
+    return normalised(AUTOENCODER, averaged(folder / "autoencoder.pt"), pictures[:256])
+
+
+def normalised(spec: AutoencoderSpec, weights: dict[str, Tensor], pictures: np.ndarray) -> AutoencoderKL:
+    """An autoencoder whose latents of `pictures`, times `scale`, have mean 0 and variance 1 per channel."""
+    model = AutoencoderKL(spec)
+    model.load_state_dict(weights)
+    model.to(device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    z = latents.encode(model, 1.0, data.to_tensor(pictures))
+    mean, std = z.mean((0, 2, 3)).to(device()), z.std((0, 2, 3)).to(device()) * spec.scale
+    into, out, half = model.quant_conv, model.post_quant_conv, spec.latent_channels
     # encode: (z - mean) / std; decode: W (std z + mean) + b; log-variance: - 2 log std
     out.bias += out.weight[:, :, 0, 0] @ mean
     out.weight *= std[None, :, None, None]
@@ -130,57 +154,90 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
 class TextToImage(nn.Module):
     """The denoiser with the text tower that learns beside it."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, spec: UNetSpec = UNET) -> None:
         super().__init__()
-        self.unet = UNet(replace(UNET, in_channels=in_channels)).to(memory_format=torch.channels_last)
+        self.unet = UNet(replace(spec, in_channels=in_channels)).to(memory_format=torch.channels_last)
         self.text = OpenCLIPText(TEXT)
         branches_start_at_zero(self.unet)
 
-    def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        predicted: Tensor = self.unet(x, timesteps, self.text(tokens))
+    def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor, y: Tensor | None = None) -> Tensor:
+        predicted: Tensor = self.unet(x, timesteps, self.text(tokens), y)
         return predicted
 
 
 def diffusion_loss(
     scenes: latents.Latents,
     batch: int,
-    objective: str,
+    objective: Prediction,
     model: nn.Module,
     choices: np.random.Generator,
     noise: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the predicted noise, or velocity, at random timesteps (arXiv:2006.11239, 2202.00512).
+    """`denoising_loss` on random scenes and captions.
 
-    Noise levels around 1, where shapes are decided, are drawn most (log-normal: arXiv:2206.00364, table 1), and an
-    error in the noise counts by what it does to the velocity, (1 + sigma^2) |eps - eps'|^2, up to a limit.
     A model with nine input channels also gets the mask and the masked picture's latents, in that order, and masks that
     hide an object oftener than others.
     """
     inpainting = model.unet.spec.in_channels == 9
     chances = torch.where((scenes.hidden > 0.7) & torch.tensor(inpainting), HIDING, 1)
     index = torch.from_numpy(choices.choice(len(chances), batch, p=(chances / chances.sum()).numpy()))
-    tokens = scenes.tokens[index, torch.from_numpy(choices.integers(0, scenes.tokens.shape[1], batch))]
-    tokens = torch.where(torch.from_numpy(choices.random(batch) < DROPPED)[:, None], latents.tokens_of(""), tokens)
+    tokens = captions(scenes.tokens, index, choices)
     t = timesteps(choices, batch)
-    a = NoiseSchedule().alphas_cumprod[t].float()[:, None, None, None]
-    x0 = scenes.pictures[index]
-    eps = torch.randn(x0.shape, generator=noise, device=noise.device).cpu()
-    inputs = [a.sqrt() * x0 + (1 - a).sqrt() * eps]
+    concat = []
     if inpainting:
         whole = torch.from_numpy(choices.random(batch) < EVERYTHING)[:, None, None, None]
-        inputs += [torch.where(whole, 1.0, scenes.masks[index]), torch.where(whole, scenes.grey, scenes.masked[index])]
+        concat = [torch.where(whole, 1.0, scenes.masks[index]), torch.where(whole, scenes.grey, scenes.masked[index])]
+    return denoising_loss(model, scenes.pictures[index], t, tokens, objective, noise, concat=concat)
+
+
+def captions(tokens: Tensor, index: Tensor, choices: np.random.Generator, dropped: float = DROPPED) -> Tensor:
+    """One wording for each scene of `index`, of tokens [N, captions, 77]: int64 [B, 77], some of them left out."""
+    chosen = tokens[index, torch.from_numpy(choices.integers(0, tokens.shape[1], len(index)))]
+    return torch.where(torch.from_numpy(choices.random(len(index)) < dropped)[:, None], latents.tokens_of(""), chosen)
+
+
+def denoising_loss(
+    model: nn.Module,
+    x0: Tensor,
+    t: Tensor,
+    tokens: Tensor,
+    objective: Prediction,
+    noise: torch.Generator,
+    *,
+    concat: Sequence[Tensor] = (),
+    y: Tensor | None = None,
+    schedule: NoiseSchedule = SCHEDULE,
+) -> Tensor:
+    """Mean squared error of the predicted noise, or velocity (arXiv:2006.11239, 2202.00512), at timesteps t [B].
+
+    An error in the noise counts by what it does to the velocity, (1 + sigma^2) |eps - eps'|^2, up to a limit.
+    concat: [B, C, h, w], inputs beside the noisy latents of x0 [B, 4, h, w]; y: class condition.
+    """
+    where = device()
+    a = schedule.alphas_cumprod[t].float().to(where)[:, None, None, None]
+    x0, eps = x0.to(where), torch.randn(x0.shape, generator=noise, device=where)
     target = eps if objective == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * x0
-    x = torch.cat(inputs, dim=1).to(device(), memory_format=torch.channels_last)
-    error = (model(x, t.to(device()), tokens.to(device())) - target.to(device())).square().mean((1, 2, 3))
-    weight = (1 / a).clamp(max=HEAVIEST).flatten() if objective == "epsilon" else torch.ones(batch)
-    return (weight.to(device()) * error).mean()
+    inputs = [a.sqrt() * x0 + (1 - a).sqrt() * eps, *(extra.to(where) for extra in concat)]
+    x = torch.cat(inputs, dim=1).contiguous(memory_format=torch.channels_last)
+    predicted = model(x, t.to(where), tokens.to(where), None if y is None else y.to(where))
+    error = (predicted - target).square().mean((1, 2, 3))
+    weight = (1 / a).clamp(max=HEAVIEST).flatten() if objective == "epsilon" else torch.ones_like(error)
+    return (weight * error).mean()
 
 
-def timesteps(choices: np.random.Generator, count: int) -> Tensor:
-    """int64 [count]: those whose sigma = sqrt((1 - a) / a) lies nearest above draws of a log-normal."""
-    sigmas = NoiseSchedule().sigmas.float()
+def timesteps(
+    choices: np.random.Generator,
+    count: int,
+    schedule: NoiseSchedule = SCHEDULE,
+    log_sigma: tuple[float, float] = LOG_SIGMA,
+) -> Tensor:
+    """int64 [count]: those whose sigma = sqrt((1 - a) / a) lies nearest above draws of a log-normal.
+
+    Most are drawn around the noise level where shapes are decided (arXiv:2206.00364, table 1).
+    """
+    sigmas = schedule.sigmas.float()
     quantiles = (choices.permutation(count) + choices.random(count)) / count  # one draw from each of `count` parts
-    mean, deviation = LOG_SIGMA
+    mean, deviation = log_sigma
     drawn = torch.exp(mean + deviation * torch.special.ndtri(torch.from_numpy(quantiles))).float()
     return torch.searchsorted(sigmas, drawn).clamp(max=len(sigmas) - 1)
 
@@ -194,7 +251,7 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     if before := predecessor(name, folder):
         resume(model, averaged(before), torch.cat([torch.ones(1), scenes.grey.mean((0, 2, 3))]))
     model.text.requires_grad_(before is None)  # one text tower for all that are made from a base
-    objective = "v_prediction" if name == "v" else "epsilon"
+    objective: Prediction = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
 
@@ -220,22 +277,29 @@ def resume(model: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> None
     model.load_state_dict({**weights, f"{name}.weight": new, f"{name}.bias": weights[f"{name}.bias"] + constant})
 
 
-PHASES = {
-    "autoencoder": train_autoencoder,
-    "base": partial(train_diffusion, "base"),
-    "v": partial(train_diffusion, "v"),
-    "inpaint": partial(train_diffusion, "inpaint"),
-}
+def phases() -> dict[str, Callable[[Path, Plan], None]]:
+    """How to train each of PLANS."""
+    from . import depth, unclip, upscale  # these build on this file
+
+    return {
+        "autoencoder": train_autoencoder,
+        "base": partial(train_diffusion, "base"),
+        "v": partial(train_diffusion, "v"),
+        "inpaint": partial(train_diffusion, "inpaint"),
+        "depth": depth.train_depth,
+        "unclip": unclip.train_unclip,
+        "upscale": upscale.train_upscale,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=PHASES)
+    parser.add_argument("phase", choices=PLANS)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
     parser.add_argument("--steps", type=int, help="instead of those of the plan")
     arguments = parser.parse_args()
     plan = PLANS[arguments.phase]
-    PHASES[arguments.phase](arguments.folder, replace(plan, steps=arguments.steps or plan.steps))
+    phases()[arguments.phase](arguments.folder, replace(plan, steps=arguments.steps or plan.steps))
 
 
 if __name__ == "__main__":
