@@ -21,6 +21,7 @@ SIZE = 128
 LARGE = 512  # what the upscaler makes of a picture of SIZE
 CAPTIONS = 4  # wordings kept for each scene
 UNSEEN = 10_000_000  # seeds from here on are never trained on
+CHECKED = 64  # of them tell how far a phase has come
 
 
 Note = dict[str, Any]

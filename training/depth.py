@@ -65,9 +65,10 @@ def depth_channel(depth: Tensor, side: int) -> Tensor:
 def fit_estimator(folder: Path, plan: Plan) -> None:
     pictures, _ = data.scenes(folder, SCENES)
     truth, _ = data.truths(folder, SCENES)
-    unseen, unseen_truth = data.scenes(folder, 64, data.UNSEEN)[0], data.truths(folder, 64, data.UNSEEN)[0]
+    unseen, _ = data.scenes(folder, data.CHECKED, data.UNSEEN)
+    unseen_truth, _ = data.truths(folder, data.CHECKED, data.UNSEEN)
     torch.manual_seed(plan.seed)
-    model = DPTHybrid(ESTIMATOR)
+    model = DPTHybrid(ESTIMATOR).to(memory_format=torch.channels_last)
     nn.init.ones_(model.scratch.output_conv[4].bias)  # else the last ReLU may be 0 everywhere, and then stays so
 
     def check(average: nn.Module) -> str:

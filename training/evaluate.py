@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..models.checkpoint import Checkpoint, load_checkpoint
-from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, denoiser, final_sample, initial_sample
+from ..samplers import SAMPLERS, SCHEDULERS, Denoise, NoiseSchedule, denoiser, final_sample, initial_sample
 from ..samplers.guidance import cfg as guided
 from . import data, latents
 from .export import DEMO
@@ -162,31 +162,53 @@ def inpaint(model: Checkpoint, cases: list[Trial], *, scale: float, steps: int =
             latents.encode(model.autoencoder, model.spec.autoencoder.scale, pictures * (masks < 0.5)),
         ],
         dim=1,
-    ).to(device())
-    prompts = model.text(torch.stack([latents.tokens_of(case.prompt) for case in cases]).to(device()))
-    empty = model.text(latents.tokens_of("")[None].to(device())).expand_as(prompts)
+    )
+    prompts = [case.prompt for case in cases]
+    painted = sample(model, prompts, concat.shape[-1], concat=concat, scale=scale, steps=steps, seed=seed)
+    return torch.where(masks > 0.5, painted, pictures)
 
-    def network(context: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return model.unet(torch.cat([x, concat], dim=1), t, context)
 
-    schedule = NoiseSchedule()
-    sides = [
-        denoiser(lambda x, t, context=context: network(context, x, t), schedule, model.prediction)
-        for context in (prompts, empty)
-    ]
+@torch.inference_mode()
+def sample(
+    model: Checkpoint,
+    prompts: list[str],
+    side: int,
+    *,
+    scale: float,
+    steps: int = 30,
+    seed: int = 0,
+    concat: Tensor | None = None,
+    y: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Pictures [N, 3, H, W] in -1..1 to N prompts, from latents of `side`: ddim on ldm, guided by `scale`.
+
+    concat: [N, C, side, side], inputs beside the noisy latents; y: class conditions, with the prompt and without.
+    """
+    texts = model.text(torch.stack([latents.tokens_of(prompt) for prompt in prompts]).to(device()))
+    empty = model.text(latents.tokens_of("")[None].to(device())).expand_as(texts)
+    beside = torch.empty(len(prompts), 0, side, side) if concat is None else concat
+    classes = (None, None) if y is None else tuple(part.to(device()) for part in y)
+    schedule = NoiseSchedule(beta_start=model.spec.beta_start, beta_end=model.spec.beta_end)
+
+    def one_side(context: Tensor, condition: Tensor | None) -> Denoise:
+        inputs = beside.to(device())
+        return denoiser(
+            lambda x, t: model.unet(torch.cat([x, inputs], dim=1), t, context, condition), schedule, model.prediction
+        )
+
+    sides = [one_side(*conditions) for conditions in zip((texts, empty), classes, strict=True)]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         if scale == 1:
             return sides[0](x, sigma)
         return guided(sides[0](x, sigma), sides[1](x, sigma), scale)
 
-    noise = torch.randn(len(cases), 4, *concat.shape[2:], generator=torch.Generator().manual_seed(seed)).to(device())
+    noise = torch.randn(len(prompts), 4, side, side, generator=torch.Generator().manual_seed(seed)).to(device())
     sigmas = SCHEDULERS["ldm"](schedule, steps)
     start = initial_sample(noise, float(sigmas[0]))
     x = SAMPLERS["ddim"](denoise, start, sigmas, noise=lambda: torch.randn_like(noise))
     z = final_sample(x, float(sigmas[-1])) / model.spec.autoencoder.scale
-    painted = torch.cat([model.autoencoder.decode(part) for part in z.split(latents.BATCH)]).cpu().clamp(-1, 1)
-    return torch.where(masks > 0.5, painted, pictures)
+    return torch.cat([model.autoencoder.decode(part) for part in z.split(latents.BATCH)]).cpu().clamp(-1, 1)
 
 
 def rendered(cases: list[Trial]) -> list[Trial]:

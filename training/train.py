@@ -114,7 +114,7 @@ def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
 
 def train_autoencoder(folder: Path, plan: Plan) -> None:
     pictures, _ = data.scenes(folder, SCENES)
-    unseen, _ = data.scenes(folder, 64, data.UNSEEN)
+    unseen, _ = data.scenes(folder, data.CHECKED, data.UNSEEN)
     fit_autoencoder(AUTOENCODER, pictures, unseen, plan, folder / "autoencoder.pt")
 
 

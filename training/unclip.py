@@ -34,7 +34,8 @@ from .train import (
 from .trainer import Plan, averaged, device, train
 
 TOWER = ImageSpec(width=160, layers=4, head_width=80, patch_size=16, image_size=data.SIZE, embed_dim=TEXT.width)
-TOWER_PLAN = Plan(steps=2_000, batch=32, rate=1e-3)
+TOWER_PLAN = Plan(steps=1_500, batch=32, rate=1e-3)
+AUGMENTATION = NoiseAugmentation(TOWER.embed_dim)
 BLUR = 0.2  # noise on the embedding that is read, so that nothing is told in a whisper
 WORDLESS = 0.5  # captions left out: a picture alone must be enough
 BLIND = 0.25  # pictures left out
@@ -78,7 +79,7 @@ def unclip_loss(
     seen = embeddings[index]
     levels = torch.from_numpy(choices.integers(0, LEVELS, batch))
     draws = torch.randn(seen.shape, generator=noise, device=noise.device).cpu()
-    y = NoiseAugmentation(TOWER.embed_dim)(seen, levels, draws)
+    y = AUGMENTATION(seen, levels, draws)
     y = torch.where(torch.from_numpy(choices.random(batch) < BLIND)[:, None], 0, y)
     return denoising_loss(model, scenes.pictures[index], t, tokens, "v_prediction", noise, y=y)
 
@@ -159,8 +160,8 @@ def tower_loss(
 def fit_tower(folder: Path, plan: Plan) -> None:
     pictures, _ = data.scenes(folder, SCENES)
     truth = Truth.of(data.truths(folder, SCENES)[1])
-    unseen = data.scenes(folder, 256, data.UNSEEN)[0]
-    unseen_truth = Truth.of(data.truths(folder, 256, data.UNSEEN)[1])
+    unseen, _ = data.scenes(folder, data.CHECKED, data.UNSEEN)
+    unseen_truth = Truth.of(data.truths(folder, data.CHECKED, data.UNSEEN)[1])
     torch.manual_seed(plan.seed)
     state = folder / "tower.pt"
     check = partial(legible, unseen, unseen_truth)
@@ -221,8 +222,7 @@ def beside(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     half = {key: w for key, w in text.items() if not key.startswith("transformer.")}
     half["token_embedding.weight"] = half["token_embedding.weight"][half["token_embedding.weight"].any(1)]
     embedder = {**load_tower(folder).state_dict(), **half}
-    augmentation = NoiseAugmentation(TOWER.embed_dim).state_dict()
     return {
         **{f"embedder.model.{key}": tensor for key, tensor in embedder.items()},
-        **{f"noise_augmentor.{key}": tensor for key, tensor in augmentation.items()},
+        **{f"noise_augmentor.{key}": tensor for key, tensor in AUGMENTATION.state_dict().items()},
     }

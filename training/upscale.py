@@ -24,7 +24,7 @@ from .trainer import Plan, averaged, device, train
 
 X4 = SPECS["x4"]
 AUTOENCODER = replace(X4.autoencoder, channels=32, num_res_blocks=1)
-AUTOENCODER_PLAN = Plan(steps=1_000, batch=8, rate=2e-3)
+AUTOENCODER_PLAN = Plan(steps=800, batch=4, rate=2e-3)
 UNET = replace(X4.unet, model_channels=64, channel_mult=(1, 1, 2, 2), num_res_blocks=1, context_dim=TEXT.width)
 SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small picture
 LAST_LEVEL = X4.max_noise_level or 0
@@ -34,7 +34,7 @@ SCENES = 500  # large ones, of which crops are taken
 
 def train_upscale(folder: Path, plan: Plan) -> None:
     pictures, notes = data.large_scenes(folder, SCENES)
-    unseen = data.large_scenes(folder, 32, data.UNSEEN)[0][:, 192:320, 192:320]
+    unseen = data.large_scenes(folder, data.CHECKED, data.UNSEEN)[0][:, 192:320, 192:320]
     fit_autoencoder(AUTOENCODER, pictures, unseen, AUTOENCODER_PLAN, folder / "autoencoder4.pt")
     autoencoder = load_autoencoder(folder)
     tokens = torch.stack([torch.stack([latents.tokens_of(text) for text in note["captions"]]) for note in notes])

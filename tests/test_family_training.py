@@ -1,0 +1,286 @@
+"""The phases that make depth, unCLIP and x4 of the demo: they learn, resume exactly, and export what is recognised."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_layouts import layout
+from PIL import Image
+from safetensors.torch import save_file
+from sd2_family.models.checkpoint import load_checkpoint
+from sd2_family.nodes import depthmap, lowres
+from sd2_family.training import (
+    data,
+    depth,
+    evaluate,
+    evaluate_family,
+    export,
+    latents,
+    train,
+    trainer,
+    unclip,
+    upscale,
+)
+from sd2_family.training.trainer import Plan
+
+PLAN = Plan(steps=4, batch=4, rate=1e-3)
+FILE = {"depth": "v2-depth", "unclip": "unclip-h", "upscale": "x4"}
+PARTS = {"depth": "estimator", "unclip": "tower", "upscale": "autoencoder4"}  # what each trains before its UNet
+MODULES = {"depth": depth, "unclip": unclip, "upscale": upscale}
+SCENES = 6
+
+
+def shaken(module, seed):
+    """Its zero layers as training leaves them: not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return module.state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where each phase has run for a few steps on a handful of scenes, after an autoencoder and a base of noise."""
+    folder = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+    torch.save({"average": shaken(train.AutoencoderKL(train.AUTOENCODER), 1)}, folder / "autoencoder.pt")
+    torch.save({"average": shaken(train.TextToImage(4), 2)}, folder / "base.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "SAVE_EVERY", 2)
+        for module in (train, depth, unclip, upscale):
+            patch.setattr(module, "SCENES", SCENES)
+        patch.setattr(data, "CHECKED", 4)
+        patch.setattr(depth, "ESTIMATOR_PLAN", PLAN)
+        patch.setattr(unclip, "TOWER_PLAN", PLAN)
+        patch.setattr(upscale, "AUTOENCODER_PLAN", PLAN)
+        for phase in MODULES:
+            train.phases()[phase](folder, PLAN)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def scenes(folder):
+    return latents.load(folder, train.load_autoencoder(folder), train.AUTOENCODER.scale, SCENES)
+
+
+@pytest.mark.parametrize("phase", MODULES)
+def test_a_stopped_phase_takes_the_same_steps(folder, phase, monkeypatch):
+    whole = trainer.averaged(folder / f"{phase}.pt")
+    (folder / f"{phase}.pt").rename(folder / f"{phase}.whole")
+    module, calls = MODULES[phase], iter(range(100))
+    loss = module.denoising_loss
+
+    class Stopped(Exception):
+        pass
+
+    def stops(*args, **kwargs):
+        if next(calls) == 3:
+            raise Stopped
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr(module, "denoising_loss", stops)
+    with pytest.raises(Stopped):
+        train.phases()[phase](folder, PLAN)
+    assert torch.load(folder / f"{phase}.pt", weights_only=True)["step"] == 2
+    monkeypatch.undo()
+    train.phases()[phase](folder, PLAN)
+    resumed = trainer.averaged(folder / f"{phase}.pt")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def learns(model, loss, rate, tmp_path, steps=16):
+    """The losses, on the same draws, before and after a few steps."""
+
+    def measure(model):
+        with torch.no_grad():
+            generators = ((np.random.default_rng(i), torch.Generator().manual_seed(i)) for i in range(3))
+            return float(np.mean([loss(model, *pair).item() for pair in generators]))
+
+    before = measure(model)
+    trainer.train(model, loss, Plan(steps=steps, batch=4, rate=rate), tmp_path / "learns.pt")
+    return before, measure(model)
+
+
+def test_the_estimator_learns(folder, tmp_path):
+    pictures, truth = data.scenes(folder, SCENES)[0], data.truths(folder, SCENES)[0]
+    torch.manual_seed(0)
+    model = depth.DPTHybrid(depth.ESTIMATOR)
+    before, after = learns(model, partial(depth.estimator_loss, pictures, truth, 4), 1e-3, tmp_path, 30)
+    assert after < 0.8 * before
+
+
+def test_the_tower_learns(folder, tmp_path):
+    pictures, truth = data.scenes(folder, SCENES)[0], unclip.Truth.of(data.truths(folder, SCENES)[1])
+    torch.manual_seed(0)
+    before, after = learns(unclip.Reader(), partial(unclip.tower_loss, pictures, truth, 8), 1e-3, tmp_path, 30)
+    assert after < 0.8 * before
+
+
+def test_depth_learns(scenes, tmp_path):
+    maps = torch.rand(SCENES, 1, 16, 16)
+    torch.manual_seed(0)
+    before, after = learns(train.TextToImage(5), partial(depth.depth_loss, scenes, maps, 4), 1e-3, tmp_path)
+    assert after < 0.9 * before
+
+
+def test_unclip_learns(scenes, tmp_path):
+    torch.manual_seed(0)
+    embeddings = torch.randn(SCENES, unclip.TOWER.embed_dim)
+    before, after = learns(unclip.variations(), partial(unclip.unclip_loss, scenes, embeddings, 4), 1e-3, tmp_path)
+    assert after < 0.9 * before
+
+
+def test_upscale_learns(folder, tmp_path):
+    pictures, _ = data.large_scenes(folder, SCENES)
+    tokens = latents.tokens_of("a red house").expand(SCENES, 1, 77)
+    torch.manual_seed(0)
+    model = train.TextToImage(7, upscale.UNET)
+    loss = partial(upscale.upscale_loss, upscale.load_autoencoder(folder), pictures, tokens, 4)
+    before, after = learns(model, loss, 1e-3, tmp_path)
+    assert after < 0.9 * before
+
+
+@pytest.fixture(scope="module")
+def files(folder, tmp_path_factory):
+    """Each phase's tensors, and the file they are written to."""
+    out = tmp_path_factory.mktemp("out")
+    autoencoder, read = train.load_autoencoder(folder), torch.arange(0, 60)
+    found = {phase: export.tensors(phase, folder, autoencoder, read) for phase in MODULES}
+    for phase, tensors in found.items():
+        save_file(tensors, out / f"{phase}.safetensors")
+    return found, out
+
+
+@pytest.mark.parametrize("phase", MODULES)
+def test_the_file_is_recognised_and_loads_whole(files, phase):
+    path = files[1] / f"{phase}.safetensors"
+    assert path.stat().st_size < 30_000_000
+    model = load_checkpoint(path)
+    module = MODULES[phase]
+    assert model.kind == FILE[phase]
+    assert model.prediction == export.FILES[phase][2]
+    assert model.spec.text == train.TEXT
+    if phase == "upscale":
+        assert (model.spec.unet, model.spec.autoencoder) == (module.UNET, module.AUTOENCODER)
+    else:
+        assert model.spec.autoencoder == train.AUTOENCODER
+        assert model.spec.unet.model_channels == train.UNET.model_channels
+        assert model.spec.unet.attention == train.UNET.attention
+    assert model.spec.depth == (depth.ESTIMATOR if phase == "depth" else None)
+    assert model.spec.image == (unclip.TOWER if phase == "unclip" else None)
+
+
+@pytest.mark.parametrize("phase", MODULES)
+def test_the_file_has_the_official_keys(files, phase):
+    """Whatever the numbers of blocks; but for the tables of the sampling schedule, which nothing reads."""
+
+    def names(keys):
+        return {re.sub(r"\d+", "0", key) for key in keys}
+
+    found, official = names(files[0][phase]), names(key for key in layout(FILE[phase]) if "." in key)
+    assert found <= official
+
+    def groups(keys):
+        return {".".join(key.split(".")[: 3 if key.startswith("embedder") else 1]) for key in keys}
+
+    assert groups(found) == groups(official)
+
+
+def test_what_they_share_is_the_same(files):
+    one, two, four = (files[0][phase] for phase in ("depth", "unclip", "upscale"))
+    shared = [key for key in one if key.startswith(("first_stage_model.", "cond_stage_model."))]
+    assert all(torch.equal(one[key], two[key]) for key in shared)
+    assert all(torch.equal(one[key], four[key]) for key in shared if key.startswith("cond_stage_model."))
+    embedding = one["cond_stage_model.model.token_embedding.weight"]
+    assert embedding[60:].abs().max() == 0  # tokens that no caption holds
+
+
+def test_resumed_models_start_as_the_base(folder):
+    weights = trainer.averaged(folder / "base.pt")
+    base, five, unsure = train.TextToImage(4).eval(), train.TextToImage(5).eval(), unclip.variations().eval()
+    base.load_state_dict(weights)
+    train.resume(five, weights, torch.zeros(0))
+    fresh = {key: tensor for key, tensor in unsure.state_dict().items() if "label_emb" in key}
+    train.resume(unsure, {**weights, **fresh}, torch.zeros(0))
+    x, t, tokens = torch.randn(2, 4, 16, 16), torch.tensor([3, 500]), latents.tokens_of("a red cat").expand(2, 77)
+    with torch.no_grad():
+        before = base(x, t, tokens)
+        guided = five(torch.cat([x, torch.randn(2, 1, 16, 16)], dim=1), t, tokens)
+        varied = unsure(x, t, tokens, torch.randn(2, 2 * unclip.TOWER.embed_dim))
+    assert before.abs().max() > 0.01
+    assert torch.allclose(before, guided, atol=1e-5)  # values near 1, added up in another order
+    assert torch.allclose(before, varied, atol=1e-5)
+
+
+def test_depth_is_seen_as_the_node_shows_it():
+    maps = torch.rand(3, 128, 128) * torch.tensor([1.0, 50.0, 0.0])[:, None, None]
+    assert torch.allclose(depth.depth_channel(maps, 16), depthmap.fit(maps[:, None], 16, 16), atol=1e-6)
+
+
+def test_the_small_picture_is_noised_as_the_node_does():
+    large = torch.rand(1, 3, 32, 32) * 2 - 1
+    small = large.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
+    options = lowres.values(small.movedim(1, -1) / 2 + 0.5, 120, 9)
+    expected, level = lowres.condition(options, torch.zeros(1, 4, 8, 8))
+    found = upscale.low_resolution(large, level, torch.Generator().manual_seed(9))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_the_depth_loss_knows_no_scale_and_no_shift():
+    torch.manual_seed(0)
+    truth = torch.rand(2, 32, 32)
+    assert depth.midas_loss(3 * truth + 5, truth) < 1e-4
+    assert depth.midas_loss(-truth, truth) > 1
+    assert depth.midas_loss(torch.zeros(2, 32, 32), truth).isfinite()
+
+
+def test_the_tower_is_exported_normalised(folder):
+    pictures, _ = data.scenes(folder, SCENES)
+    e = unclip.embed(unclip.load_tower(folder), pictures)
+    assert e.mean(0).abs().max() < 1e-3
+    assert (e.std(0) - 1).abs().max() < 1e-3
+
+
+def test_the_upscalers_latents_are_normalised(folder):
+    pictures, _ = data.large_scenes(folder, SCENES)
+    _, sharp = train.crops(pictures, 256, np.random.default_rng(0))
+    z = latents.encode(upscale.load_autoencoder(folder), upscale.AUTOENCODER.scale, data.to_tensor(sharp))
+    assert z.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (z.std((0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_what_is_in_a_picture(folder):
+    notes = data.truths(folder, SCENES)[1]
+    truth = unclip.Truth.of(notes)
+    for i, note in enumerate(notes):
+        assert truth.kinds[i].sum() == len(note["items"])
+        for item in note["items"]:
+            k = unclip.KINDS.index(item["kind"])
+            assert list(unclip.COLOURS)[truth.colours[i, k]] == item["colour"]
+            assert (truth.boxes[i, k] * 128).round().tolist() == item["box"]
+    assert (truth.colours == unclip.ABSENT).sum() == truth.kinds.numel() - truth.kinds.sum()
+
+
+@pytest.mark.parametrize(
+    ("phase", "said", "size"),
+    [
+        ("depth", ["depth found: correlation", "depth obeyed: correlation"], (256, 384)),
+        ("unclip", ["the pictures: ", "variations of them: "], (256, 384)),
+        ("upscale", ["bicubic: ", "upscaled: ", "autoencoder alone: "], (64, 128)),
+    ],
+)
+def test_what_the_files_do_is_measured_and_drawn(files, folder, phase, said, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_family, "sample", partial(evaluate.sample, steps=2))
+    monkeypatch.setattr(evaluate_family, "classifier", lambda folder: evaluate.Classifier().eval())
+    monkeypatch.setattr(data, "LARGE", 64)
+    model = load_checkpoint(files[1] / f"{phase}.safetensors", dtype=torch.float32)
+    if model.depth:
+        model.depth.float()
+    lines = list(evaluate_family.MEASURES[phase](model, folder, 2, tmp_path / "sheet.png"))
+    assert [line.startswith(start) for line, start in zip(lines, said, strict=True)] == [True] * len(said)
+    assert "nan" not in "".join(lines)
+    assert Image.open(tmp_path / "sheet.png").size == size
