@@ -92,8 +92,14 @@ def test_a_stopped_phase_takes_the_same_steps(folder, phase, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def learns(model, loss, rate, tmp_path, steps=16):
-    """The losses, on the same draws, before and after a few steps."""
+@pytest.fixture
+def learns(tmp_path, monkeypatch):
+    """learns(model, loss): the losses, on the same draws, before and after a few steps."""
+    monkeypatch.setattr(trainer, "WARMUP", 1)
+    return partial(_learns, tmp_path / "learns.pt")
+
+
+def _learns(state, model, loss, steps=8):
 
     def measure(model):
         with torch.no_grad():
@@ -101,46 +107,46 @@ def learns(model, loss, rate, tmp_path, steps=16):
             return float(np.mean([loss(model, *pair).item() for pair in generators]))
 
     before = measure(model)
-    trainer.train(model, loss, Plan(steps=steps, batch=4, rate=rate), tmp_path / "learns.pt")
+    trainer.train(model, loss, Plan(steps=steps, batch=4, rate=3e-3), state)
     return before, measure(model)
 
 
-def test_the_estimator_learns(folder, tmp_path):
+def test_the_estimator_learns(folder, learns):
     pictures, truth = data.scenes(folder, SCENES)[0], data.truths(folder, SCENES)[0]
     torch.manual_seed(0)
     model = depth.DPTHybrid(depth.ESTIMATOR)
-    before, after = learns(model, partial(depth.estimator_loss, pictures, truth, 4), 1e-3, tmp_path, 30)
+    before, after = learns(model, partial(depth.estimator_loss, pictures, truth, 4), 12)
     assert after < 0.8 * before
 
 
-def test_the_tower_learns(folder, tmp_path):
+def test_the_tower_learns(folder, learns):
     pictures, truth = data.scenes(folder, SCENES)[0], unclip.Truth.of(data.truths(folder, SCENES)[1])
     torch.manual_seed(0)
-    before, after = learns(unclip.Reader(), partial(unclip.tower_loss, pictures, truth, 8), 1e-3, tmp_path, 30)
+    before, after = learns(unclip.Reader(), partial(unclip.tower_loss, pictures, truth, 8), 12)
     assert after < 0.8 * before
 
 
-def test_depth_learns(scenes, tmp_path):
+def test_depth_learns(scenes, learns):
     maps = torch.rand(SCENES, 1, 16, 16)
     torch.manual_seed(0)
-    before, after = learns(train.TextToImage(5), partial(depth.depth_loss, scenes, maps, 4), 1e-3, tmp_path)
+    before, after = learns(train.TextToImage(5), partial(depth.depth_loss, scenes, maps, 4))
     assert after < 0.9 * before
 
 
-def test_unclip_learns(scenes, tmp_path):
+def test_unclip_learns(scenes, learns):
     torch.manual_seed(0)
     embeddings = torch.randn(SCENES, unclip.TOWER.embed_dim)
-    before, after = learns(unclip.variations(), partial(unclip.unclip_loss, scenes, embeddings, 4), 1e-3, tmp_path)
+    before, after = learns(unclip.variations(), partial(unclip.unclip_loss, scenes, embeddings, 4))
     assert after < 0.9 * before
 
 
-def test_upscale_learns(folder, tmp_path):
+def test_upscale_learns(folder, learns):
     pictures, _ = data.large_scenes(folder, SCENES)
     tokens = latents.tokens_of("a red house").expand(SCENES, 1, 77)
     torch.manual_seed(0)
     model = train.TextToImage(7, upscale.UNET)
     loss = partial(upscale.upscale_loss, upscale.load_autoencoder(folder), pictures, tokens, 4)
-    before, after = learns(model, loss, 1e-3, tmp_path)
+    before, after = learns(model, loss)
     assert after < 0.9 * before
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.clip_text import OpenCLIPText
-from ..models.specs import SPECS, AutoencoderSpec, Prediction, TextSpec, UNetSpec
+from ..models.specs import SPECS, AutoencoderSpec, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers.schedule import NoiseSchedule
 from . import data, latents
@@ -168,7 +168,7 @@ class TextToImage(nn.Module):
 def diffusion_loss(
     scenes: latents.Latents,
     batch: int,
-    objective: Prediction,
+    objective: str,
     model: nn.Module,
     choices: np.random.Generator,
     noise: torch.Generator,
@@ -201,7 +201,7 @@ def denoising_loss(
     x0: Tensor,
     t: Tensor,
     tokens: Tensor,
-    objective: Prediction,
+    objective: str,
     noise: torch.Generator,
     *,
     concat: Sequence[Tensor] = (),
@@ -251,7 +251,7 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
     if before := predecessor(name, folder):
         resume(model, averaged(before), torch.cat([torch.ones(1), scenes.grey.mean((0, 2, 3))]))
     model.text.requires_grad_(before is None)  # one text tower for all that are made from a base
-    objective: Prediction = "v_prediction" if name == "v" else "epsilon"
+    objective = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch, objective), plan, folder / f"{name}.pt")
 
 
