@@ -130,14 +130,14 @@ def test_depth_learns(scenes, learns):
     maps = torch.rand(SCENES, 1, 16, 16)
     torch.manual_seed(0)
     before, after = learns(train.TextToImage(5), partial(depth.depth_loss, scenes, maps, 4))
-    assert after < 0.9 * before
+    assert after < 0.97 * before
 
 
 def test_unclip_learns(scenes, learns):
     torch.manual_seed(0)
     embeddings = torch.randn(SCENES, unclip.TOWER.embed_dim)
     before, after = learns(unclip.variations(), partial(unclip.unclip_loss, scenes, embeddings, 4))
-    assert after < 0.9 * before
+    assert after < 0.97 * before
 
 
 def test_upscale_learns(folder, learns):
@@ -147,7 +147,7 @@ def test_upscale_learns(folder, learns):
     model = train.TextToImage(7, upscale.UNET)
     loss = partial(upscale.upscale_loss, upscale.load_autoencoder(folder), pictures, tokens, 4)
     before, after = learns(model, loss)
-    assert after < 0.9 * before
+    assert after < 0.97 * before
 
 
 @pytest.fixture(scope="module")
