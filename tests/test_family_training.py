@@ -116,14 +116,14 @@ def test_the_estimator_learns(folder, learns):
     torch.manual_seed(0)
     model = depth.DPTHybrid(depth.ESTIMATOR)
     before, after = learns(model, partial(depth.estimator_loss, pictures, truth, 4), 12)
-    assert after < 0.8 * before
+    assert after < 0.9 * before
 
 
 def test_the_tower_learns(folder, learns):
     pictures, truth = data.scenes(folder, SCENES)[0], unclip.Truth.of(data.truths(folder, SCENES)[1])
     torch.manual_seed(0)
     before, after = learns(unclip.Reader(), partial(unclip.tower_loss, pictures, truth, 8), 12)
-    assert after < 0.8 * before
+    assert after < 0.9 * before
 
 
 def test_depth_learns(scenes, learns):
