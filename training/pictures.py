@@ -1,6 +1,6 @@
-"""Remake README's picture and the template's thumbnail: python -m sd2_family.training.pictures RESULT.png
+"""Remake the templates' thumbnails and README's picture: python -m sd2_family.training.pictures RESULT.png...
 
-RESULT is what `sd2 run workflows/inpaint.json` wrote.
+Each RESULT is what `sd2 run` wrote for one of the workflows, such as inpaint_00001_.png.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 from .samples import FOLDER
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = "forest"  # the workflow's picture
+SAMPLE = "forest"  # the inpainting workflow's picture
 SIDE, GAP = 256, 12  # pixels in README
 
 
@@ -27,12 +27,14 @@ def triptych(panels: list[Image.Image]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
-    result = Image.open(parser.parse_args().result)
-    panels = [Image.open(FOLDER / f"{SAMPLE}.png"), Image.open(FOLDER / f"{SAMPLE}_mask.png"), result]
-    triptych(panels).save(ROOT / "web" / "docs" / "inpaint.png", optimize=True)
-    thumbnail = result.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    thumbnail.save(ROOT / "workflows" / "inpaint.jpg", quality=88)
+    parser.add_argument("results", type=Path, nargs="+")
+    for path in parser.parse_args().results:
+        result, workflow = Image.open(path), path.stem.removesuffix("_").rpartition("_")[0]
+        thumbnail = result.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        thumbnail.save(ROOT / "workflows" / f"{workflow}.jpg", quality=88)
+        if workflow == "inpaint":
+            panels = [Image.open(FOLDER / f"{SAMPLE}.png"), Image.open(FOLDER / f"{SAMPLE}_mask.png"), result]
+            triptych(panels).save(ROOT / "web" / "docs" / "inpaint.png", optimize=True)
 
 
 if __name__ == "__main__":
