@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ def _draw(seed: int) -> tuple[np.ndarray, Note]:
     return scene.image, {"captions": _wordings(seed, scene), "boxes": [item.box for item in scene.items]}
 
 
-def _draw_large(seed: int) -> tuple[np.ndarray, Note]:
-    scene = render(seed, size=LARGE)
+def _draw_large(seed: int, size: int) -> tuple[np.ndarray, Note]:
+    scene = render(seed, size=size)
     return scene.image, {"captions": _wordings(seed, scene)}
 
 
@@ -56,13 +58,19 @@ def scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[N
 
 def large_scenes(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[Note]]:
     """The same scenes drawn sharper, uint8 [count, 512, 512, 3], and the "captions" of each."""
-    return _stored(folder, "large", _draw_large, (LARGE, LARGE, 3), count, first)
+    return _stored(folder, "large", partial(_draw_large, size=LARGE), (LARGE, LARGE, 3), count, first)
 
 
 def truths(folder: Path, count: int, first: int = 0) -> tuple[np.ndarray, list[Note]]:
     """What the renderer knows of the same scenes: inverse depth, uint8 [count, 128, 128], and for each of them its
     "background" and its "items" as the fields of `scenes.Item`."""
     return _stored(folder, "truths", _draw_truth, (SIZE, SIZE), count, first)
+
+
+@cache
+def _workers() -> ProcessPoolExecutor:
+    # Spawned: a fork would copy the locks of torch's threads, held or not. Kept: each takes seconds to start.
+    return ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
 
 
 def _stored(
@@ -78,11 +86,10 @@ def _stored(
         folder.mkdir(parents=True, exist_ok=True)
         store = np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, *shape))
         lines = []
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            drawn = pool.map(draw, range(first, first + count), chunksize=64)
-            for i, (image, note) in enumerate(tqdm(drawn, name, total=count)):
-                store[i] = image
-                lines.append(json.dumps(note))
+        drawn = _workers().map(draw, range(first, first + count), chunksize=64)
+        for i, (image, note) in enumerate(tqdm(drawn, name, total=count)):
+            store[i] = image
+            lines.append(json.dumps(note))
         store.flush()
         notes.write_text("\n".join(lines))
     return np.load(pictures, mmap_mode="r"), [json.loads(line) for line in notes.read_text().splitlines()]
