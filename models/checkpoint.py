@@ -20,7 +20,7 @@ from .autoencoder import AutoencoderKL
 from .clip_image import ImageTower, image_spec, image_weights
 from .clip_text import CLIPText, OpenCLIPText, TextTower, from_hugging_face
 from .diffusers_folder import read_folder, read_json
-from .files import WeightsFile, read
+from .files import REST, WeightsFile, read
 from .midas import DPTHybrid, depth_spec
 from .noise_augmentation import STATISTICS_FILES, NoiseAugmentation, Statistics, read_statistics
 from .recognition import UnknownKindError, autoencoder_spec, kind_of, text_spec, unet_spec
@@ -105,11 +105,13 @@ class Inspection:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
         weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
         known = self.missing or (self.statistics and f"from {self.statistics.source}")
+        rest = self.metadata.get(REST)
+        shared = f"; parts that the file does not hold are those of {rest}" if rest else ""
         schedule = ", zero terminal SNR" if self.zero_terminal_snr else ""
         return (
             f"{self.name}: {self.spec.kind}, {self.spec.task} ({self.evidence})\n"
             f"prediction: {self.spec.prediction} ({self.reason}){schedule}\n"
-            f"parts: {parts}{weights}" + (f"\nstatistics of image embeddings: {known}" if known else "")
+            f"parts: {parts}{weights}{shared}" + (f"\nstatistics of image embeddings: {known}" if known else "")
         )
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 INDEX = "model_index.json"  # what a folder that diffusers saved has, and no other
+REST = "sd2_family.rest"  # metadata: the name of the file beside it that holds the parts that this one does not
 
 
 class _ModelCheckpoint:
@@ -41,7 +42,10 @@ class WeightsFile:
 
 
 def read(path: str | Path) -> WeightsFile:
-    """Read a file without running anything in it; its tensors stay on disk until used."""
+    """Read a file without running anything in it; its tensors stay on disk until used.
+
+    A file may leave parts (tensors by the first word of their keys) to another that lies beside it: see `REST`.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path.name} is not there; choose a .safetensors or .ckpt file that exists")
@@ -50,6 +54,8 @@ def read(path: str | Path) -> WeightsFile:
     tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     if not tensors:
         raise ValueError(f"{path.name} holds no tensors; choose a checkpoint")
+    if REST in metadata:
+        tensors = _completed(tensors, path, metadata[REST])
     return WeightsFile(path.name, tensors, metadata)
 
 
@@ -61,6 +67,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path.name} was not downloaded whole or is no safetensors file ({error}); download it again"
         ) from error
+
+
+def _completed(tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
+    beside = path.parent / Path(name).name
+    if not beside.is_file():
+        raise ValueError(f"{path.name} leaves some of its parts to {name}, which is not beside it; put it there too")
+    own = {part(key) for key in tensors}
+    rest, _ = _read_safetensors(beside)
+    return tensors | {key: tensor for key, tensor in rest.items() if part(key) not in own}
+
+
+def part(key: str) -> str:
+    """The part of a checkpoint that a key belongs to: model, first_stage_model, cond_stage_model, ..."""
+    return key.partition(".")[0]
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from checkpoint_layouts import layout
 from safetensors.torch import load_file, save_file
 from sd2_family.models import checkpoint
 from sd2_family.models.checkpoint import inspect, load_checkpoint
-from sd2_family.models.files import WeightsFile, read
+from sd2_family.models.files import REST, WeightsFile, read
 from sd2_family.models.specs import SPECS
 from tiny import SCHEDULE_BUFFERS, tiny_spec, tiny_state, write_checkpoint
 
@@ -412,6 +412,23 @@ def test_damaged_files_are_errors_of_one_sentence(write, v2, name):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"^{name} .*({sentence})"):
             load_checkpoint(path)
+
+
+def test_parts_may_lie_in_another_file(write, v2):
+    own = {key: tensor for key, tensor in v2.items() if key.startswith(UNET)}
+    write({key: torch.zeros_like(tensor) if key in own else tensor for key, tensor in v2.items()}, "rest.safetensors")
+    path = write(own, metadata={REST: "rest.safetensors"})
+    found = read(path).tensors
+    assert found.keys() == v2.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in v2.items())
+    assert "parts that the file does not hold are those of rest.safetensors" in load_checkpoint(path).report
+
+
+@pytest.mark.parametrize("name", ["rest.safetensors", "../x.safetensors/rest.safetensors"])
+def test_parts_in_a_file_that_is_not_there(write, v2, name):
+    own = {key: tensor for key, tensor in v2.items() if key.startswith(UNET)}
+    with pytest.raises(ValueError, match=f"^x.safetensors leaves some of its parts to {name}, which is not beside it"):
+        read(write(own, metadata={REST: name}))
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from checkpoint_layouts import layout
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from sd2_family.models.checkpoint import load_checkpoint
+from sd2_family.models.files import read
 from sd2_family.nodes import depthmap, lowres
 from sd2_family.training import (
     data,
@@ -152,18 +153,15 @@ def test_upscale_learns(folder, learns):
 
 @pytest.fixture(scope="module")
 def files(folder, tmp_path_factory):
-    """Each phase's tensors, and the file they are written to."""
+    """The file of each phase."""
     out = tmp_path_factory.mktemp("out")
-    autoencoder, read = train.load_autoencoder(folder), torch.arange(0, 60)
-    found = {phase: export.tensors(phase, folder, autoencoder, read) for phase in MODULES}
-    for phase, tensors in found.items():
-        save_file(tensors, out / f"{phase}.safetensors")
-    return found, out
+    autoencoder, said = train.load_autoencoder(folder), torch.arange(0, 60)
+    return {phase: export.write(phase, folder, out, autoencoder, said) for phase in ("base", *MODULES)}
 
 
 @pytest.mark.parametrize("phase", MODULES)
 def test_the_file_is_recognised_and_loads_whole(files, phase):
-    path = files[1] / f"{phase}.safetensors"
+    path = files[phase]
     assert path.stat().st_size < 30_000_000
     model = load_checkpoint(path)
     module = MODULES[phase]
@@ -187,7 +185,7 @@ def test_the_file_has_the_official_keys(files, phase):
     def names(keys):
         return {re.sub(r"\d+", "0", key) for key in keys}
 
-    found, official = names(files[0][phase]), names(key for key in layout(FILE[phase]) if "." in key)
+    found, official = names(read(files[phase]).tensors), names(key for key in layout(FILE[phase]) if "." in key)
     assert found <= official
 
     def groups(keys):
@@ -196,13 +194,17 @@ def test_the_file_has_the_official_keys(files, phase):
     assert groups(found) == groups(official)
 
 
-def test_what_they_share_is_the_same(files):
-    one, two, four = (files[0][phase] for phase in ("depth", "unclip", "upscale"))
-    shared = [key for key in one if key.startswith(("first_stage_model.", "cond_stage_model."))]
-    assert all(torch.equal(one[key], two[key]) for key in shared)
-    assert all(torch.equal(one[key], four[key]) for key in shared if key.startswith("cond_stage_model."))
-    embedding = one["cond_stage_model.model.token_embedding.weight"]
-    assert embedding[60:].abs().max() == 0  # tokens that no caption holds
+def test_what_they_share_is_stored_once(files):
+    base = load_file(files["base"])
+    shared = {"depth": ("cond_stage_model.", "first_stage_model."), "upscale": ("cond_stage_model.",)}
+    for phase in MODULES:
+        parts = shared.get(phase, shared["depth"])
+        assert not any(key.startswith(parts) for key in load_file(files[phase]))
+        whole = read(files[phase]).tensors
+        left = [key for key in base if key.startswith(parts)]
+        assert left
+        assert all(torch.equal(whole[key], base[key]) for key in left)
+    assert base["cond_stage_model.model.token_embedding.weight"][60:].abs().max() == 0  # tokens that no caption holds
 
 
 def test_resumed_models_start_as_the_base(folder):
@@ -283,7 +285,7 @@ def test_what_the_files_do_is_measured_and_drawn(files, folder, phase, said, siz
     monkeypatch.setattr(evaluate_family, "sample", partial(evaluate.sample, steps=2))
     monkeypatch.setattr(evaluate_family, "classifier", lambda folder: evaluate.Classifier().eval())
     monkeypatch.setattr(data, "LARGE", 64)
-    model = load_checkpoint(files[1] / f"{phase}.safetensors", dtype=torch.float32)
+    model = load_checkpoint(files[phase], dtype=torch.float32)
     if model.depth:
         model.depth.float()
     lines = list(evaluate_family.MEASURES[phase](model, folder, 2, tmp_path / "sheet.png"))

@@ -97,11 +97,18 @@ def test_training_goes_on_from_an_exported_checkpoint(tmp_path):
         assert found[state].keys() == network.state_dict().keys()
         for name, weight in network.state_dict().items():
             assert torch.allclose(found[state][name], weight, rtol=1e-3, atol=1e-7)  # float16
-    assert [train.predecessor(name, tmp_path) for name in ("base", "v")] == [None, tmp_path / "base.pt"]
+
+
+def test_a_phase_goes_on_from_the_base_or_from_what_was_unpacked(tmp_path):
+    def found():
+        states = (train.predecessor(name, tmp_path) for name in ("base", "inpaint", "v", "depth"))
+        return [state and state.name for state in states]
+
+    assert found()[0] is None
     (tmp_path / "start.pt").touch()
-    assert [train.predecessor(name, tmp_path).name for name in ("base", "inpaint", "v")] == ["start.pt"] * 2 + [
-        "base.pt"
-    ]
+    assert found() == ["start.pt"] * 4
+    (tmp_path / "base.pt").touch()
+    assert found() == ["start.pt", "start.pt", "base.pt", "base.pt"]
 
 
 def test_timesteps_follow_the_log_normal():

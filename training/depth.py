@@ -16,7 +16,17 @@ from torch.nn import functional as F
 from ..models.midas import DPTHybrid
 from ..models.specs import SPECS, DepthSpec
 from . import data, latents
-from .train import AUTOENCODER, SCENES, TextToImage, captions, denoising_loss, load_autoencoder, resume, timesteps
+from .train import (
+    AUTOENCODER,
+    SCENES,
+    TextToImage,
+    captions,
+    denoising_loss,
+    load_autoencoder,
+    predecessor,
+    resume,
+    timesteps,
+)
 from .trainer import Plan, averaged, device, train
 
 ESTIMATOR = DepthSpec(
@@ -35,7 +45,7 @@ def train_depth(folder: Path, plan: Plan) -> None:
     maps = depth_channel(estimate(load_estimator(folder), pictures), scenes.pictures.shape[-1])
     torch.manual_seed(plan.seed)
     model = TextToImage(SPECS["v2-depth"].unet.in_channels)
-    resume(model, averaged(folder / "base.pt"), torch.zeros(0))
+    resume(model, averaged(predecessor("depth", folder)), torch.zeros(0))
     model.text.requires_grad_(False)
     train(model, partial(depth_loss, scenes, maps, plan.batch), plan, folder / "depth.pt")
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
+from ..models.files import REST, part, read
 from . import depth, latents, unclip, upscale
 from .train import AUTOENCODER, SCENES, load_autoencoder
 from .trainer import averaged
@@ -48,10 +49,10 @@ def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[s
     }
 
 
-def tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, read: Tensor) -> dict[str, Tensor]:
-    """The checkpoint of a phase that has run in `folder`; `read`: the tokens that captions hold."""
+def tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, said: Tensor) -> dict[str, Tensor]:
+    """The checkpoint of a phase that has run in `folder`; `said`: the tokens that captions hold."""
     weights = averaged(folder / f"{phase}.pt")
-    forget_unread(weights, read)
+    forget_unsaid(weights, said)
     found = checkpoint(weights, upscale.load_autoencoder(folder) if phase == "upscale" else autoencoder)
     beside = BESIDE[phase](folder, weights) if phase in BESIDE else {}
     for key, tensor in beside.items():
@@ -59,12 +60,37 @@ def tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, read: Tensor) 
     return found
 
 
-def forget_unread(weights: dict[str, Tensor], read: Tensor) -> None:
+def forget_unsaid(weights: dict[str, Tensor], said: Tensor) -> None:
     """Zero the vectors of tokens that no caption holds: they are as they were drawn at first, and only noise."""
     embedding = weights["text.model.token_embedding.weight"]
     kept = torch.zeros(len(embedding), 1, device=embedding.device)
-    kept[read] = 1
+    kept[said] = 1
     embedding.mul_(kept)
+
+
+def without(tensors: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Less the parts that are the very same in `other`."""
+    own = {part(key) for key, tensor in tensors.items() if key not in other or not torch.equal(tensor, other[key])}
+    return {key: tensor for key, tensor in tensors.items() if part(key) in own}
+
+
+def write(phase: str, folder: Path, out: Path, autoencoder: AutoencoderKL, said: Tensor) -> Path:
+    """Write the file of a phase; what is the very same in the base's, which lies beside it, is left to that one."""
+    name, title, prediction = FILES[phase]
+    metadata = {
+        "modelspec.title": title,
+        "modelspec.description": ABOUT,
+        "modelspec.prediction_type": prediction,
+        "modelspec.license": "Apache-2.0",
+        "modelspec.resolution": "128x128",
+    }
+    found = tensors(phase, folder, autoencoder, said)
+    if phase in BESIDE:
+        base = FILES["base"][0]
+        found = without(found, read(out / base).tensors)
+        metadata[REST] = base
+    save_file(found, out / name, metadata)
+    return out / name
 
 
 def main() -> None:
@@ -73,19 +99,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO)
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.folder)
-    read = latents.load(arguments.folder, autoencoder, AUTOENCODER.scale, SCENES).tokens.unique()
+    said = latents.load(arguments.folder, autoencoder, AUTOENCODER.scale, SCENES).tokens.unique()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for phase, (name, title, prediction) in FILES.items():
-        if not (arguments.folder / f"{phase}.pt").exists():
-            continue
-        metadata = {
-            "modelspec.title": title,
-            "modelspec.description": ABOUT,
-            "modelspec.prediction_type": prediction,
-            "modelspec.license": "Apache-2.0",
-            "modelspec.resolution": "128x128",
-        }
-        save_file(tensors(phase, arguments.folder, autoencoder, read), arguments.out / name, metadata)
+    for phase in FILES:
+        if (arguments.folder / f"{phase}.pt").exists():
+            write(phase, arguments.folder, arguments.out, autoencoder, said)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
 its state in `--folder` (training/runs). `python -m sd2_family.training.export` makes the .safetensors files from it,
-and `python -m sd2_family.training.unpack` lays such a file out again, for `base` and `inpaint` to go on from.
+and `python -m sd2_family.training.unpack` lays such a file out again, to go on from.
 """
 
 from __future__ import annotations
@@ -256,11 +256,12 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
 
 
 def predecessor(name: str, folder: Path) -> Path | None:
-    """The phase that `name` goes on from: a file laid out by `training.unpack`, else the base."""
-    unpacked = folder / "start.pt"
-    if name in ("base", "inpaint") and unpacked.exists():
-        return unpacked
-    return None if name == "base" else folder / "base.pt"
+    """The state that the phase `name` goes on from: the base, or a file laid out by `training.unpack`."""
+    base, unpacked = folder / "base.pt", folder / "start.pt"
+    if name == "base":
+        return unpacked if unpacked.exists() else None
+    first, second = (unpacked, base) if name == "inpaint" else (base, unpacked)
+    return first if first.exists() else second
 
 
 def resume(model: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> None:

@@ -28,6 +28,7 @@ from .train import (
     captions,
     denoising_loss,
     load_autoencoder,
+    predecessor,
     resume,
     timesteps,
 )
@@ -51,7 +52,7 @@ def train_unclip(folder: Path, plan: Plan) -> None:
     torch.manual_seed(plan.seed)
     model = variations()
     fresh = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("unet.label_emb.")}
-    resume(model, {**averaged(folder / "base.pt"), **fresh}, torch.zeros(0))
+    resume(model, {**averaged(predecessor("unclip", folder)), **fresh}, torch.zeros(0))
     model.text.requires_grad_(False)
     train(model, partial(unclip_loss, scenes, embeddings, plan.batch), plan, folder / "unclip.pt")
 

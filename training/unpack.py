@@ -2,7 +2,8 @@
 
     python -m sd2_family.training.unpack models/demo/sd2-demo-inpaint.safetensors
 
-Writes `autoencoder.pt` and `start.pt` into `--folder`: `base` and `inpaint` go on from these.
+Writes `autoencoder.pt` and `start.pt` into `--folder`: `base` and `inpaint` go on from these, and where there is no
+`base.pt` the other phases too, for which sd2-demo-base.safetensors is the one to unpack.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from .export import PREFIXES
 def unpacked(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Float32 weights of each state by the names they have there, from a checkpoint's."""
     found: dict[str, dict[str, Tensor]] = {state: {} for state, _, _ in PREFIXES}
-    for key, tensor in tensors.items():
-        state, ours, theirs = next(names for names in PREFIXES if key.startswith(names[2]))
-        found[state][ours + key.removeprefix(theirs)] = tensor.float()
+    for state, ours, theirs in PREFIXES:
+        for key in tensors:
+            if key.startswith(theirs):
+                found[state][ours + key.removeprefix(theirs)] = tensors[key].float()
     return found
 
 

@@ -19,7 +19,17 @@ from ..models.noise_augmentation import noise_tables
 from ..models.specs import SPECS
 from ..samplers.schedule import NoiseSchedule
 from . import data, latents
-from .train import TEXT, TextToImage, captions, crops, denoising_loss, fit_autoencoder, normalised, timesteps
+from .train import (
+    TEXT,
+    TextToImage,
+    captions,
+    crops,
+    denoising_loss,
+    fit_autoencoder,
+    normalised,
+    predecessor,
+    timesteps,
+)
 from .trainer import Plan, averaged, device, train
 
 X4 = SPECS["x4"]
@@ -40,7 +50,7 @@ def train_upscale(folder: Path, plan: Plan) -> None:
     tokens = torch.stack([torch.stack([latents.tokens_of(text) for text in note["captions"]]) for note in notes])
     torch.manual_seed(plan.seed)
     model = TextToImage(UNET.in_channels, UNET)
-    base = averaged(folder / "base.pt")
+    base = averaged(predecessor("upscale", folder))
     model.text.load_state_dict({key.removeprefix("text."): w for key, w in base.items() if key.startswith("text.")})
     model.text.requires_grad_(False)
     loss = partial(upscale_loss, autoencoder, pictures, tokens, plan.batch)
