@@ -65,6 +65,7 @@ class Canvas:
         card = self.page.get_by_test_id(f"template-workflow-{name}")
         size = None
         if thumbnail:
+            card.scroll_into_view_if_needed()  # pictures are loaded as they come into view
             image = card.locator("img").first
             image.wait_for()
             size = image.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")

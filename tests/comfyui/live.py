@@ -96,6 +96,14 @@ class Server:
         except urllib.error.HTTPError as error:
             raise ValueError(error.read().decode()) from None
 
+    def forget(self):
+        """Free the models and what was computed. The thread that runs prompts looks at this wish after each of them;
+        one that comes as it goes to sleep is seen only after the next, so that there is a next, of nothing."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        graph = Graph()
+        graph.add("PreviewImage", images=graph.add("EmptyImage", width=8, height=8, batch_size=1, color=0)())
+        self.wait(self.queue(graph))
+
     def queue(self, prompt):
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 

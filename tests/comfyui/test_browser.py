@@ -68,7 +68,7 @@ def test_template_runs_and_is_the_same_after_saving(canvas, server, path, tmp_pa
 
     exported = canvas.export(tmp_path / "saved.json")
     assert calls(graph.from_json(exported, LIBRARY).prompt) == calls(prompt)
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.forget()
     canvas.open_file(tmp_path / "saved.json")
     again, files_again = canvas.run()
     assert calls(again) == calls(prompt)

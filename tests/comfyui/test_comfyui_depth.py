@@ -81,7 +81,7 @@ def test_the_estimator_comes_back_after_it_was_unloaded(server):
     first = shown("forest.png")
     server.post("/free", {"unload_models": True})  # what was computed stays in the cache
     other = shown("beach.png")
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.forget()
     assert difference(shown("forest.png"), first) == 0
     assert difference(other, first) > TOLERANCE
 
