@@ -35,7 +35,7 @@ from .train import (
 from .trainer import Plan, averaged, device, train
 
 TOWER = ImageSpec(width=160, layers=4, head_width=80, patch_size=16, image_size=data.SIZE, embed_dim=TEXT.width)
-TOWER_PLAN = Plan(steps=1_500, batch=32, rate=1e-3)
+TOWER_PLAN = Plan(steps=3_000, batch=32, rate=1e-3)
 AUGMENTATION = NoiseAugmentation(TOWER.embed_dim)
 BLUR = 0.2  # noise on the embedding that is read, so that nothing is told in a whisper
 WORDLESS = 0.5  # captions left out: a picture alone must be enough
