@@ -81,13 +81,15 @@ def autoencoder_loss(
     return pixel_loss(model.decode(z) - x) + 1e-4 * kl
 
 
-def crops(pictures: np.ndarray, batch: int, choices: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Random crops, uint8 [batch, 64, 64, 3], of two places in a picture the one in which more happens; and the
+def crops(
+    pictures: np.ndarray, batch: int, choices: np.random.Generator, side: int = CROP
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random crops, uint8 [batch, side, side, 3], of two places in a picture the one in which more happens; and the
     pictures' indices before them."""
-    corners = choices.integers(0, pictures.shape[1] - CROP + 1, (batch, 2, 2))
+    corners = choices.integers(0, pictures.shape[1] - side + 1, (batch, 2, 2))
     index = choices.integers(0, len(pictures), batch)
     pairs = zip(index, corners, strict=True)
-    cut = [max((pictures[i, y : y + CROP, x : x + CROP] for y, x in places), key=detail) for i, places in pairs]
+    cut = [max((pictures[i, y : y + side, x : x + side] for y, x in places), key=detail) for i, places in pairs]
     return index, np.stack(cut)
 
 

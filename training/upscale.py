@@ -38,7 +38,8 @@ AUTOENCODER_PLAN = Plan(steps=800, batch=4, rate=2e-3)
 UNET = replace(X4.unet, model_channels=64, channel_mult=(1, 1, 2, 2), num_res_blocks=1, context_dim=TEXT.width)
 SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small picture
 LAST_LEVEL = X4.max_noise_level or 0
-LOG_SIGMA = -0.5, 1.2  # shapes are in the small picture: what is left to decide is finer (arXiv:2206.00364, table 1)
+LOG_SIGMA = 0.5, 1.8  # wide: high noise decides colours, which lie in the small picture; the finer is decided later
+SIDES = 64, 128, 256  # of crops, as many pixels of each: normalisation sees a whole picture later
 SCENES = 500  # large ones, of which crops are taken
 
 
@@ -75,13 +76,14 @@ def upscale_loss(
 ) -> Tensor:
     """`denoising_loss` of the velocity on crops; beside the noisy latents the crop at a fourth of its size, noised to
     a random level that is told as the class (arXiv:2106.15282, section 4.2)."""
-    index, sharp = crops(pictures, batch, choices)
+    side = int(choices.choice(SIDES))
+    index, sharp = crops(pictures, max(1, batch * SIDES[0] ** 2 // side**2), choices, side)
     large = data.to_tensor(sharp).to(device())
     x0 = AUTOENCODER.scale * autoencoder.encode(large)
-    levels = torch.from_numpy(choices.integers(0, LAST_LEVEL + 1, batch))
+    levels = torch.from_numpy(choices.integers(0, LAST_LEVEL + 1, len(x0)))
     small = low_resolution(large, levels, noise)
     words = captions(tokens, torch.from_numpy(index), choices)
-    t = timesteps(choices, batch, SCHEDULE, LOG_SIGMA)
+    t = timesteps(choices, len(x0), SCHEDULE, LOG_SIGMA)
     return denoising_loss(model, x0, t, words, "v_prediction", noise, concat=[small], y=levels, schedule=SCHEDULE)
 
 
