@@ -44,12 +44,12 @@ def check(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
     reads = spec.unet.in_channels == DEPTH_CHANNELS
     if any(given) and not reads:
         raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets a depth map, which needs "
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), but this graph sets a depth map, which needs "
             "kind v2-depth (512-depth-ema); load that, or leave SD2DepthConditioning out"
         )
     if reads and not all(given):
         raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but a prompt reaches the sampler without a "
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), but a prompt reaches the sampler without a "
             "depth map; put SD2DepthConditioning between prompts and sampler, or load 512-base-ema to do without one"
         )
 

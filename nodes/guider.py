@@ -179,26 +179,26 @@ def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> N
     if _keys(sides) & INPAINT_KEYS and spec.unet.in_channels != INPAINT_CHANNELS:
         wanted = "v1-inpaint (sd-v1-5-inpainting)" if spec.kind.startswith("v1") else "v2-inpaint (512-inpainting-ema)"
         raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets inpainting "
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), but this graph sets inpainting "
             f"conditioning, which needs kind {wanted}; load that, or leave SD2VAEEncodeForInpaint out and use "
             "VAEEncode with SetLatentNoiseMask for masked image-to-image"
         )
-    depthmap.check(name, spec, *sides)
     check_pictures(name, spec, *sides)
 
 
 def check_pictures(name: str, spec: ModelSpec, *sides: Conditioning) -> None:
-    """ValueError where a picture is to guide a model that does not know how to."""
+    """ValueError where a picture or a depth map is to guide a model that does not know how to, or is lacking."""
+    depthmap.check(name, spec, *sides)
     if _keys(sides) & vision.KEYS and spec.unet.vector_dim is None:
         raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets a picture as condition, "
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), but this graph sets a picture as condition, "
             "which needs kind unclip-h or unclip-l (sd21-unclip-h, sd21-unclip-l); load one of them with its own "
             "clip_vision, or leave SD2UnCLIPConditioning out"
         )
     if _keys(sides) & lowres.KEYS and spec.kind != "x4":
         raise ValueError(
-            f"{name} is a {spec.task} checkpoint (kind {spec.kind}), but this graph sets upscale conditioning, which "
-            "needs kind x4 (x4-upscaler-ema); load that, or leave SD2UpscaleConditioning out"
+            f"{name} is a checkpoint for {spec.task} (kind {spec.kind}), but this graph sets upscale conditioning, "
+            "which needs kind x4 (x4-upscaler-ema); load that, or leave SD2UpscaleConditioning out"
         )
 
 

@@ -265,10 +265,9 @@ def _model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, 
 if IN_COMFYUI:
 
     class Denoiser(comfy.model_base.BaseModel):
-        """ComfyUI's model, which sees the depth map of our conditioning, or refuses it."""
+        """ComfyUI's model, which sees the depth map of our conditioning."""
 
         def concat_cond(self, **options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds
-            depthmap.check(self.sd2_name, self.sd2_spec, [[None, options]])
             if options.get("concat_depth") is not None:
                 return depthmap.channel(options, options["noise"]).to(options["device"])
             inpaint: Tensor | None = super().concat_cond(**options)
@@ -278,6 +277,7 @@ if IN_COMFYUI:
         """ComfyUI's x4 upscaler, whose picture is noised by the seed of our node where the conditioning has one."""
 
         def extra_conds(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401  all that the conditioning holds
+            guider.check_pictures(self.sd2_name, self.sd2_spec, [[None, options]])
             lowres.check_picture(self.sd2_name, options)
             conds: dict[str, Any] = super().extra_conds(**options)
             if "noise_augmentation_seed" in options:
@@ -307,7 +307,7 @@ def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: 
 
 
 def _class_condition(file: Checkpoint) -> Callable[..., Tensor | None]:
-    """BaseModel.encode_adm: what the UNet is told of pictures, which only an unCLIP model may be given."""
+    """BaseModel.encode_adm: what an unCLIP model's UNet is told of pictures; wrong pairings end here."""
     name, spec, augmentation = file.inspection.name, file.spec, file.noise_augmentation
 
     def encode_adm(**options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds

@@ -25,6 +25,6 @@ def check_decoders(prompt: Prompt | None, sampler: str | None, model: host.Model
         other = host.inspect(host.resolve_model("checkpoints", loaded)).spec
         if other.autoencoder.factor != spec.autoencoder.factor:
             raise ValueError(
-                f"the vae of {loaded}, a {other.task} checkpoint, makes {other.autoencoder.factor} pixels of a latent "
-                f"pixel each way, but {name} needs {spec.autoencoder.factor}; connect the vae of {name}"
+                f"the vae of {loaded}, a checkpoint for {other.task}, makes {other.autoencoder.factor} pixels of a "
+                f"latent pixel each way, but {name} needs {spec.autoencoder.factor}; connect the vae of {name}"
             )

@@ -558,7 +558,7 @@ def test_the_prediction_widget_overrides(models, monkeypatch):
 def test_a_text_to_image_model_in_an_inpainting_graph(load):
     file = load("v2-v")
     prepared = call("SD2VAEEncodeForInpaint", *prompts(file), file.vae, picture(), box())
-    with pytest.raises(ValueError, match=r"v2-v\.safetensors is a text-to-image .*v2-v.*v2-inpaint"):
+    with pytest.raises(ValueError, match=r"v2-v\.safetensors is a checkpoint for text-to-image .*v2-v.*v2-inpaint"):
         sample(file, *prepared)
 
 

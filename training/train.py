@@ -5,7 +5,7 @@
     python -m sd2_family.training.train v             # the base resumed with the v objective
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
     python -m sd2_family.training.train depth         # a depth estimator; the base resumed with its depth as input
-    python -m sd2_family.training.train unclip        # an image tower; the base resumed with its vector as condition
+    python -m sd2_family.training.train unclip        # an image tower; the v model resumed with its vector as condition
     python -m sd2_family.training.train upscale       # an autoencoder of its own; its latents from a small picture
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
@@ -58,7 +58,7 @@ PLANS = {
     "v": Plan(steps=500, batch=32, rate=1e-3),
     "inpaint": Plan(steps=4_600, batch=32, rate=2e-3),
     "depth": Plan(steps=800, batch=32, rate=1e-3),
-    "unclip": Plan(steps=2_500, batch=32, rate=1e-3),
+    "unclip": Plan(steps=2_500, batch=32, rate=2e-3),
     "upscale": Plan(steps=3_000, batch=32, rate=2e-3),
 }
 
@@ -74,23 +74,39 @@ def autoencoder_loss(
     pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
     """The pixels' loss and a little KL, on random crops."""
-    x = data.to_tensor(crops(pictures, batch, choices)[1]).to(device())
+    return coding_loss(model, data.to_tensor(crops(pictures, batch, choices)[1]).to(device()), noise)[0]
+
+
+def coding_loss(model: nn.Module, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The loss of coding pictures x [B, 3, H, W], and the means of their latents."""
     mean, logvar = model.moments(x)
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return pixel_loss(model.decode(z) - x) + 1e-4 * kl
+    return pixel_loss(model.decode(z) - x) + 1e-4 * kl, mean
 
 
 def crops(
     pictures: np.ndarray, batch: int, choices: np.random.Generator, side: int = CROP
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random crops, uint8 [batch, side, side, 3], of two places in a picture the one in which more happens; and the
-    pictures' indices before them."""
-    corners = choices.integers(0, pictures.shape[1] - side + 1, (batch, 2, 2))
-    index = choices.integers(0, len(pictures), batch)
-    pairs = zip(index, corners, strict=True)
-    cut = [max((pictures[i, y : y + side, x : x + side] for y, x in places), key=detail) for i, places in pairs]
-    return index, np.stack(cut)
+    """Random crops, uint8 [batch, side, side, 3], and the pictures' indices before them."""
+    places = interesting(pictures, batch, choices, side)
+    return np.array([i for i, _, _ in places]), np.stack(
+        [pictures[i, y : y + side, x : x + side] for i, y, x in places]
+    )
+
+
+def interesting(
+    pictures: np.ndarray, batch: int, choices: np.random.Generator, side: int
+) -> list[tuple[int, int, int]]:
+    """Random (index, y, x) of crops: of two places in a picture the one in which more happens."""
+    corners = choices.integers(0, pictures.shape[1] - side + 1, (batch, 2, 2)).tolist()
+    index = choices.integers(0, len(pictures), batch).tolist()
+
+    def happening(place: tuple[int, int, int]) -> float:
+        i, y, x = place
+        return detail(pictures[i, y : y + side, x : x + side])
+
+    return [max(((i, y, x) for y, x in two), key=happening) for i, two in zip(index, corners, strict=True)]
 
 
 def detail(crop: np.ndarray) -> float:
@@ -105,7 +121,7 @@ def pixel_loss(error: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
+def psnr(pictures: np.ndarray, model: nn.Module) -> float:
     """Mean PSNR in dB of pictures [N, H, W, 3] encoded, decoded and rounded to 8 bits."""
     errors = []
     for part in np.array_split(pictures, max(1, len(pictures) // 16)):
@@ -117,17 +133,20 @@ def psnr(pictures: np.ndarray, model: AutoencoderKL) -> float:
 def train_autoencoder(folder: Path, plan: Plan) -> None:
     pictures, _ = data.scenes(folder, SCENES)
     unseen, _ = data.scenes(folder, data.CHECKED, data.UNSEEN)
-    fit_autoencoder(AUTOENCODER, pictures, unseen, plan, folder / "autoencoder.pt")
-
-
-def fit_autoencoder(spec: AutoencoderSpec, pictures: np.ndarray, unseen: np.ndarray, plan: Plan, state: Path) -> None:
-    """Train an autoencoder from nothing on crops of `pictures`; `unseen` ones say how far it has come."""
     torch.manual_seed(plan.seed)
+    loss = partial(autoencoder_loss, pictures, plan.batch)
+    train(new_autoencoder(AUTOENCODER), loss, plan, folder / "autoencoder.pt", partial(quality, unseen))
+
+
+def new_autoencoder(spec: AutoencoderSpec) -> AutoencoderKL:
     model = AutoencoderKL(spec).to(memory_format=torch.channels_last)
     branches_start_at_zero(model)
     nn.init.constant_(model.quant_conv.bias[spec.latent_channels :].data, -6)  # hardly any noise at first
-    loss = partial(autoencoder_loss, pictures, plan.batch)
-    train(model, loss, plan, state, lambda average: f"PSNR {psnr(unseen, average):.2f} dB")
+    return model
+
+
+def quality(pictures: np.ndarray, model: nn.Module) -> str:
+    return f"PSNR {psnr(pictures, model):.2f} dB"
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
@@ -260,12 +279,13 @@ def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
 
 
 def predecessor(name: str, folder: Path) -> Path | None:
-    """The state that the phase `name` goes on from: the base, or a file laid out by `training.unpack`."""
-    base, unpacked = folder / "base.pt", folder / "start.pt"
+    """The state that the phase `name` goes on from: the base (for `unclip` the v model), or a file laid out by
+    `training.unpack`."""
+    before, unpacked = folder / ("v.pt" if name == "unclip" else "base.pt"), folder / "start.pt"
     if name == "base":
         return unpacked if unpacked.exists() else None
-    first, second = (unpacked, base) if name == "inpaint" else (base, unpacked)
-    return first if first.exists() else second
+    order = (unpacked, before) if name == "inpaint" else (before, unpacked)
+    return next((path for path in order if path.exists()), before)
 
 
 def resume(model: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The phase `unclip`: an image tower, then the base resumed with what the tower sees as class condition.
+"""The phase `unclip`: an image tower, then the v model resumed with what the tower sees as class condition.
 
 As Stable unCLIP 2.1 was made of Stable Diffusion 2.1 (arXiv:2204.06125), with the layout of its H file.
 """
@@ -38,8 +38,10 @@ TOWER = ImageSpec(width=160, layers=4, head_width=80, patch_size=16, image_size=
 TOWER_PLAN = Plan(steps=3_000, batch=32, rate=1e-3)
 AUGMENTATION = NoiseAugmentation(TOWER.embed_dim)
 BLUR = 0.2  # noise on the embedding that is read, so that nothing is told in a whisper
-WORDLESS = 0.5  # captions left out: a picture alone must be enough
-BLIND = 0.25  # pictures left out
+WORDLESS = 0.8  # captions left out: a picture alone must be enough
+BLIND = 0.1  # pictures left out
+LOUDNESS = 2.0  # singular values of the class embedding's last layer at first: about as loud as the timestep's
+LOG_SIGMA = 0.8, 1.2  # mean and deviation of the noise levels: what a picture shows is decided at high noise
 ABSENT = -100  # the colour of what is not there: cross_entropy's own number for "do not count"
 READ = {"kinds": len(KINDS), "colours": len(KINDS) * len(COLOURS), "boxes": len(KINDS) * 4, "place": len(BACKGROUNDS)}
 
@@ -58,10 +60,11 @@ def train_unclip(folder: Path, plan: Plan) -> None:
 
 
 def variations() -> TextToImage:
-    """The denoiser with a class condition that says nothing yet: a resumed one starts as what it resumes."""
+    """The denoiser with a class condition that is heard from the first step: from zero it takes thousands to be."""
     model = TextToImage(UNET.in_channels, replace(UNET, vector_dim=2 * TOWER.embed_dim))
-    for parameter in model.unet.label_emb[0][2].parameters():
-        nn.init.zeros_(parameter)
+    last = model.unet.label_emb[0][2]
+    nn.init.orthogonal_(last.weight, gain=LOUDNESS)
+    nn.init.zeros_(last.bias)
     return model
 
 
@@ -73,12 +76,13 @@ def unclip_loss(
     choices: np.random.Generator,
     noise: torch.Generator,
 ) -> Tensor:
-    """`denoising_loss` of the velocity, the embeddings [N, dim] noised to any level as class condition."""
+    """`denoising_loss` of the velocity, the embeddings [N, dim] noised to any level, oftener a low one, as class
+    condition."""
     index = torch.from_numpy(choices.integers(0, len(embeddings), batch))
     tokens = captions(scenes.tokens, index, choices, WORDLESS)
-    t = timesteps(choices, batch)
+    t = timesteps(choices, batch, log_sigma=LOG_SIGMA)
     seen = embeddings[index]
-    levels = torch.from_numpy(choices.integers(0, LEVELS, batch))
+    levels = torch.from_numpy((LEVELS * choices.random(batch) ** 3).astype(np.int64))
     draws = torch.randn(seen.shape, generator=noise, device=noise.device).cpu()
     y = AUGMENTATION(seen, levels, draws)
     y = torch.where(torch.from_numpy(choices.random(batch) < BLIND)[:, None], 0, y)

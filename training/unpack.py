@@ -3,7 +3,7 @@
     python -m sd2_family.training.unpack models/demo/sd2-demo-inpaint.safetensors
 
 Writes `autoencoder.pt` and `start.pt` into `--folder`: `base` and `inpaint` go on from these, and where there is no
-`base.pt` the other phases too, for which sd2-demo-base.safetensors is the one to unpack.
+`base.pt` the other phases too, for which sd2-demo-base.safetensors is the one to unpack (`unclip`: sd2-demo-v).
 """
 
 from __future__ import annotations

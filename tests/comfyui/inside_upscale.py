@@ -78,7 +78,9 @@ def main():
     numbers["tiles effect"] = gap(tiles, whole)
     numbers["stock tiles effect"] = gap(stock_tiles, with_stock)
     plain = node("SD2CheckpointLoader", "v2-base.safetensors")[0]
-    for what, refused in {"no picture": (ours, given[0], sides[1]), "plain model": (plain, *given[:2])}.items():
+    deep = [[[given[0][0][0], {**given[0][0][1], "concat_depth": torch.zeros(1, 1, 8, 8)}]], given[1]]
+    wrong = {"no picture": (ours, given[0], sides[1]), "plain model": (plain, *given[:2]), "depth map": (ours, *deep)}
+    for what, refused in wrong.items():
         try:
             stock(*refused, given[2])
         except ValueError as error:

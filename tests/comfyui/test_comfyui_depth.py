@@ -87,12 +87,17 @@ def test_the_estimator_comes_back_after_it_was_unloaded(server):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_wrong_pairs_are_refused(server, sampler):
+@pytest.mark.parametrize(("model", "task"), [("v2-base", "text-to-image"), ("unclip-h", "image variations")])
+def test_a_map_for_another_model_is_refused(server, sampler, model, task):
     graph = Graph()
     image = forest(graph)
-    sampled(graph, sampler, image, depth_map(graph, image), model="v2-base")
-    with pytest.raises(RuntimeError, match=r"v2-base.safetensors is a text-to-image .*512-depth-ema"):
+    sampled(graph, sampler, image, depth_map(graph, image), model=model)
+    with pytest.raises(RuntimeError, match=rf"{model}.safetensors is a checkpoint for {task} .*512-depth-ema"):
         server.run(graph)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_depth_model_without_a_map_is_refused(server, sampler):
     graph = Graph()
     sampled(graph, sampler, forest(graph), None)
     with pytest.raises(RuntimeError, match=r"v2-depth.safetensors is .*put SD2DepthConditioning"):
