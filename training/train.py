@@ -5,7 +5,7 @@
     python -m sd2_family.training.train v             # the base resumed with the v objective
     python -m sd2_family.training.train inpaint       # the base resumed with mask and masked picture as input
     python -m sd2_family.training.train depth         # a depth estimator; the base resumed with its depth as input
-    python -m sd2_family.training.train unclip        # an image tower; the v model resumed with its vector as condition
+    python -m sd2_family.training.train unclip        # an image tower; v resumed with its vector as condition
     python -m sd2_family.training.train upscale       # an autoencoder of its own; its latents from a small picture
 
 Every phase can be stopped and started again, takes the same steps whenever it is run with the same seed, and keeps
@@ -90,9 +90,8 @@ def crops(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random crops, uint8 [batch, side, side, 3], and the pictures' indices before them."""
     places = interesting(pictures, batch, choices, side)
-    return np.array([i for i, _, _ in places]), np.stack(
-        [pictures[i, y : y + side, x : x + side] for i, y, x in places]
-    )
+    cut = [pictures[i, y : y + side, x : x + side] for i, y, x in places]
+    return np.array([i for i, _, _ in places]), np.stack(cut)
 
 
 def interesting(

@@ -83,13 +83,8 @@ def fit_autoencoder(folder: Path, plan: Plan) -> None:
     torch.manual_seed(plan.seed)
     model = new_autoencoder(AUTOENCODER)
     keep_colour(model, GROUPS[0])
-    train(
-        model,
-        partial(autoencoder_loss, pictures, plan.batch),
-        plan,
-        folder / "autoencoder4.pt",
-        partial(quality, unseen),
-    )
+    loss = partial(autoencoder_loss, pictures, plan.batch)
+    train(model, loss, plan, folder / "autoencoder4.pt", partial(quality, unseen))
 
 
 def autoencoder_loss(
