@@ -28,6 +28,7 @@ from .images import unfinished
 from .inputs import Json, inputs_of
 
 CONNECT, ANSWER, SILENCE = 10, 300, 30  # seconds to wait for each; in silence the queue is looked at
+UPLOADED = {"image_upload", "sd2_upload"}  # options of inputs that name a file of the input folder
 ELSEWHERE = (" [output]", " [temp]")  # how LoadImage is told of the server's other folders
 COUNTER = re.compile(r"_\d{5,}_?$")  # what ComfyUI appends to a filename_prefix
 
@@ -68,7 +69,7 @@ class Server:
             raise NotAWorkflow(f"cannot be converted: {error}") from None
 
     def check(self, workflow: Workflow) -> None:
-        """Upload the pictures that `workflow` names; a WorkflowError where one is missing or a node is unknown.
+        """Upload the files that `workflow` names; a WorkflowError where one is missing or a node is unknown.
 
         The server checks the rest when the workflow is queued.
         """
@@ -81,24 +82,24 @@ class Server:
                     f"{who}: the server has no node type {node['class_type']}; install the pack it is from"
                 )
                 continue
-            for name, picture in self._pictures(node):
+            for name, file in self._files(node):
                 try:
-                    graph.assign(workflow, node_id, name, self._upload(picture, uploaded), self.library)
+                    graph.assign(workflow, node_id, name, self._upload(file, uploaded), self.library)
                 except ValueError as error:
                     problems.append(f"{who}: {error}")
         if problems:
             raise WorkflowError(problems)
 
-    def _pictures(self, node: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def _files(self, node: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(input, value) of every file of the input folder that a node names."""
         entries = inputs_of(self.library.classes[node["class_type"]]).values()
         named = [
-            (entry.name, node["inputs"].get(entry.name)) for entry in entries if entry.options.get("image_upload")
+            (entry.name, node["inputs"].get(entry.name)) for entry in entries if not UPLOADED.isdisjoint(entry.options)
         ]
         return [(name, file) for name, file in named if isinstance(file, str) and not file.endswith(ELSEWHERE)]
 
     def _upload(self, name: str, uploaded: dict[Path, str]) -> str:
-        """What the server calls a local picture; it renames one whose name another picture has there."""
+        """What the server calls a local file; it renames one whose name another has there."""
         bare = name.removesuffix(" [input]")
         path = host.inside(host.input_dir(), bare)
         where = {"subfolder": Path(bare).parent.as_posix().removeprefix("."), "type": "input"}
@@ -106,7 +107,7 @@ class Server:
             if self._ask("head", "/view", params={"filename": path.name, **where}, accept=(404,)).ok:
                 return name
             raise ValueError(
-                f"image {name!r} is neither in the input folder {host.input_dir()} nor on the server; copy it there "
+                f"{name!r} is neither in the input folder {host.input_dir()} nor on the server; copy it there "
                 "or use --input-dir"
             )
         if path not in uploaded:

@@ -108,7 +108,8 @@ class SD2LoadImageEmbedding:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         files = sorted(path.name for path in host.input_dir().glob("*.safetensors"))
-        return {"required": {"file": (files, {"tooltip": "A .safetensors file in the input folder."})}}
+        options = {"tooltip": "A .safetensors file in the input folder.", "sd2_upload": True}  # to a server
+        return {"required": {"file": (files, options)}}
 
     @classmethod
     def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:

@@ -151,14 +151,17 @@ def test_upscale_learns(folder, learns, monkeypatch):
     assert after < 0.97 * before
 
 
-def test_the_upscalers_autoencoder_learns(folder, learns):
+def test_the_upscalers_autoencoder_learns(folder, learns, monkeypatch):
     """To show pictures again, and to keep the small picture in its first three latents."""
     pictures, _ = data.large_scenes(folder, SCENES)
     torch.manual_seed(0)
+    monkeypatch.setattr(upscale, "SIDES", (16,))
     model = train.new_autoencoder(upscale.AUTOENCODER)
     before, after = learns(model, partial(upscale.autoencoder_loss, pictures, 4), 12)
     assert after < 0.9 * before
-    x = data.to_tensor(train.crops(pictures, 4, np.random.default_rng(0))[1])
+    choices = np.random.default_rng(0)
+    choices.choice(upscale.SIDES)
+    x = data.to_tensor(train.crops(pictures, 4, choices)[1])
     with torch.no_grad():
         anchored = upscale.autoencoder_loss(pictures, 4, model, np.random.default_rng(0), torch.Generator())
         plain, mean = train.coding_loss(model, x, torch.Generator())
@@ -308,7 +311,7 @@ def test_the_tower_is_exported_normalised(folder):
 
 def test_the_upscalers_latents_are_normalised(folder):
     pictures, _ = data.large_scenes(folder, SCENES)
-    _, sharp = train.crops(pictures, 256, np.random.default_rng(0))
+    _, sharp = train.crops(pictures, 64, np.random.default_rng(0), upscale.WHOLE)
     z = latents.encode(upscale.load_autoencoder(folder), upscale.AUTOENCODER.scale, data.to_tensor(sharp))
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
     assert (z.std((0, 2, 3)) - 1).abs().max() < 1e-3

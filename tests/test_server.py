@@ -87,6 +87,16 @@ def test_pictures_are_uploaded_from_where_they_are_looked_up(run, server, folder
     assert job["prompt"]["1"]["inputs"]["image"] == job["prompt"]["4"]["inputs"]["image"] == "clipspace/mask.png"
 
 
+def test_embeddings_are_uploaded_too(server, folder):
+    (folder / "prior.safetensors").write_bytes(b"embeddings")
+    prompt = {"1": {"class_type": "SD2LoadImageEmbedding", "inputs": {"file": "prior.safetensors"}}}
+    workflow = graph.from_json(prompt, LIBRARY)
+    server.files["input", "", "prior.safetensors"] = b"others"
+    Server(server.url).check(workflow)
+    assert server.files["input", "", "prior (1).safetensors"] == b"embeddings"
+    assert workflow.prompt["1"]["inputs"]["file"] == "prior (1).safetensors"
+
+
 def test_a_picture_never_takes_the_place_of_the_servers(run, server, folder):
     server.files["input", "", "in.png"] = b"another picture"
     for _ in range(2):
@@ -138,7 +148,7 @@ def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, f
         (
             "sd2: 4 problems:",
             "  --set Scale.depth=1: node 2 \"Scale\" has no value 'depth'; it has upscale_method",
-            f"  node 1 \"Load Image\": image 'in.png' is neither in the input folder {folder} nor on the server; ",
+            f"  node 1 \"Load Image\": 'in.png' is neither in the input folder {folder} nor on the server; ",
             '  node 4 "Unknown": the server has no node type Unknown; install',
             "  node 5 \"Load Image\": '../up.png' leads out of",
         ),

@@ -37,13 +37,13 @@ from .trainer import Plan, averaged, device, train
 
 X4 = SPECS["x4"]
 AUTOENCODER = replace(X4.autoencoder, channels=48, channel_mult=(1, 1, 2), num_res_blocks=1)
-AUTOENCODER_PLAN = Plan(steps=1_500, batch=4, rate=2e-3)
+AUTOENCODER_PLAN = Plan(steps=1_700, batch=4, rate=2e-3)
 UNET = replace(X4.unet, model_channels=96, channel_mult=(1, 1, 1, 1), num_res_blocks=1, context_dim=TEXT.width)
 GROUPS = 4, 3  # channels that are normalised together in the two
 SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small picture
 LAST_LEVEL = X4.max_noise_level or 0
 LOG_SIGMA = 0.5, 1.8  # wide: high noise decides colours, which lie in the small picture; the finer is decided later
-SIDES = 16, 32, 64  # of crops of the latents, as many pixels of each: normalisation sees a whole picture later
+SIDES = 16, 32, 64  # of crops, in latent pixels: normalisation sees a whole picture later
 WHOLE = AUTOENCODER.factor * SIDES[-1]
 SCENES = 500  # large ones, of which crops are taken
 
@@ -94,7 +94,9 @@ def autoencoder_loss(
 
     So the denoiser finds them in the small picture beside them; the fourth tells what is lost on the way down.
     """
-    x = data.to_tensor(crops(pictures, batch, choices)[1]).to(device())
+    side = int(choices.choice(SIDES))
+    _, sharp = crops(pictures, as_many(batch, side), choices, AUTOENCODER.factor * side)
+    x = data.to_tensor(sharp).to(device())
     loss, mean = coding_loss(model, x, noise)
     return loss + (mean[:, :3] - F.avg_pool2d(x, AUTOENCODER.factor)).square().mean()
 
@@ -102,8 +104,13 @@ def autoencoder_loss(
 def load_autoencoder(folder: Path) -> AutoencoderKL:
     """The trained autoencoder, its latents normalised."""
     pictures, _ = data.large_scenes(folder, SCENES)
-    _, sharp = crops(pictures, 256, np.random.default_rng(0))
+    _, sharp = crops(pictures, 64, np.random.default_rng(0), WHOLE)
     return normalised(AUTOENCODER, averaged(folder / "autoencoder4.pt"), sharp)
+
+
+def as_many(batch: int, side: int) -> int:
+    """How many crops of `side` hold the pixels of `batch` of the smallest side, at least one."""
+    return max(1, batch * SIDES[0] ** 2 // side**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,7 @@ def upscale_loss(
     """`denoising_loss` of the velocity on crops; beside the noisy latents the crop of the small picture, noised to a
     random level that is told as the class (arXiv:2106.15282, section 4.2)."""
     side = int(choices.choice(SIDES))
-    count = max(1, batch * SIDES[0] ** 2 // side**2)
+    count = as_many(batch, side)
     index = torch.from_numpy(choices.integers(0, len(scenes.small), count))
     y, x = choices.integers(0, scenes.small.shape[-1] - side + 1, 2)
     x0, small = (whole[index, :, y : y + side, x : x + side] for whole in (scenes.latents, scenes.small))

@@ -95,6 +95,21 @@ def test_embeddings_from_a_file(server):
     assert server.run(graph)[saved].shape == (64, 64, 3)
 
 
+def test_embeddings_from_here(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file({"image_embeds": torch.randn(1, 64)}, "mine.safetensors")
+    graph = Graph()
+    loader = load(graph, "unclip-h.safetensors")
+    output = graph.add("SD2LoadImageEmbedding", file="mine.safetensors")()
+    variation(graph, loader, lambda text: ours(graph, text, output, 1.0, 0), sampler_name="ddim", scheduler="ldm")
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    assert main(["run", "w.json", "--models-dir", str(server.base / "models"), "--output-dir", "here"]) == 0
+    assert main(["run", "w.json", "--server", f"http://127.0.0.1:{server.port}", "--output-dir", "there"]) == 0
+    here, there = (sorted((tmp_path / side).glob("*.png")) for side in ("here", "there"))
+    assert len(here) == len(there) == 2
+    assert all(difference(picture(a), picture(b)) <= TOLERANCE for a, b in zip(here, there, strict=True))
+
+
 @pytest.mark.parametrize("sampler", ["SD2KSampler", "KSampler"])
 @pytest.mark.parametrize(
     ("model", "encoder", "message"),

@@ -146,7 +146,7 @@ def test_a_picture_that_is_nowhere(sd2, capsys):
     write(loads("nowhere.png"))
     assert sd2("w.json") == 2
     said = capsys.readouterr().err
-    assert said.count("image 'nowhere.png' is neither in the input folder") == 2
+    assert said.count("'nowhere.png' is neither in the input folder") == 2
 
 
 @pytest.mark.parametrize(
