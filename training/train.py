@@ -59,7 +59,7 @@ PLANS = {
     "inpaint": Plan(steps=4_600, batch=32, rate=2e-3),
     "depth": Plan(steps=800, batch=32, rate=1e-3),
     "unclip": Plan(steps=2_500, batch=32, rate=2e-3),
-    "upscale": Plan(steps=3_000, batch=32, rate=2e-3),
+    "upscale": Plan(steps=1_600, batch=32, rate=2e-3),
 }
 
 
