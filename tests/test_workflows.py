@@ -251,7 +251,7 @@ def test_inpainting_repaints_the_mask_and_nothing_far_from_it(path, bundle, run)
         ("unclip_mix", "Add picture 2.weight=0"),
         ("unclip_mix", "Picture 1.name=snow.png"),
         ("unclip_mix", "Picture 2.name=snow.png"),
-        ("unclip_mix", "Prompt.text="),
+        ("unclip_mix", "Prompt.text=in the snow"),
         ("depth2img", "Picture.name=snow.png"),
         ("depth2img", "Prompt.text=a house"),
         ("upscale_x4", "Picture.name=snow.png"),

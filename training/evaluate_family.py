@@ -26,7 +26,7 @@ from .scenes import BACKGROUNDS, HELD_OUT, render
 from .trainer import device
 
 FIRST = 6 * data.UNSEEN  # seeds from here on
-GUIDANCE = {"depth": 7.5, "unclip": 3.0}
+GUIDANCE = {"depth": 7.5, "unclip": 6.0}
 LEVEL = 20  # of the noise on the upscaler's small picture, the node's default
 COUNT = {"depth": 64, "unclip": 200, "upscale": 8}  # scenes; the large ones take long
 COLUMNS = 8  # of a sheet
