@@ -6,8 +6,6 @@ from pathlib import Path
 
 from sd2_family.headless import graph
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import BUNDLED
-from tiny import write_checkpoint
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
@@ -58,22 +56,10 @@ def checkpoint(path):
     return name
 
 
-def bundled(path):
-    """Whether a workflow runs on what comes with the pack; else it names the official file."""
-    return checkpoint(path).startswith("sd2-demo-")
-
-
-def write_lacking(folder):
-    """Tiny checkpoints under the names of those that workflows load and that do not come with the pack."""
-    for path in WORKFLOWS:
-        if not (BUNDLED / checkpoint(path)).is_file():
-            write_checkpoint(folder / checkpoint(path), OFFICIAL[path.stem].kind)
-
-
 def shortened(path, folder):
-    """A copy of a workflow, as the canvas saves it, that samples in few steps, and small unless a demo runs it."""
+    """A copy of a workflow, as the canvas saves it, that samples in few steps."""
     workflow = graph.read(path, LIBRARY)
-    for setting in quick(path, steps=4, **({} if bundled(path) else {"width": 64, "height": 64})):
+    for setting in quick(path, steps=4):
         graph.set_value(workflow, setting, LIBRARY)
     assert not workflow.problems
     copy = folder / path.name

@@ -15,7 +15,7 @@ from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from sd2_family.nodes.folders import BUNDLED, Folders
 from sd2_family.nodes.pictures import SAMPLES
-from shipped import FOLDER, OFFICIAL, WORKFLOWS, bundled, checkpoint, executable, named, note, quick, saved
+from shipped import FOLDER, OFFICIAL, WORKFLOWS, checkpoint, executable, named, note, quick, saved
 from tiny import write_checkpoint
 
 ROOT = FOLDER.parent
@@ -157,13 +157,11 @@ def test_columns_begin_and_end_on_the_same_lines(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_note_says_where_the_official_checkpoint_goes_and_whether_it_is_needed(path):
+def test_note_says_where_the_official_checkpoint_goes(path):
     official = OFFICIAL[path.stem]
     for words in (f"`{official.file}`", "`ComfyUI/models/checkpoints`", official.draws):
         assert words in note(path)
-    assert ("This runs as it is" in note(path)) == bundled(path)
-    assert ("This needs the official file" in note(path)) != bundled(path)
-    assert bundled(path) or checkpoint(path) == official.file
+    assert "This runs as it is" in note(path)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
@@ -182,8 +180,8 @@ def test_readme_names_the_workflow_with_its_file(path):
     assert f"`{OFFICIAL[path.stem].file}`" in row
 
 
-@pytest.mark.parametrize("path", [path for path in WORKFLOWS if bundled(path)], ids=named)
-def test_what_runs_as_it_is_has_a_thumbnail(path):
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_it_has_a_thumbnail(path):
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.size == (SIDE, SIDE)
         assert thumbnail.format == "JPEG"
@@ -292,13 +290,8 @@ def test_an_enlarged_picture_keeps_its_mean_colour(bundle, run):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_what_a_workflow_names_comes_with_the_pack_or_is_asked_for(path, monkeypatch):
+def test_what_a_workflow_names_comes_with_the_pack(path, monkeypatch):
     monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
-    if bundled(path):
-        check(graph.read(path, LIBRARY), LIBRARY)
-        return
-    with pytest.raises(graph.WorkflowError) as error:
-        check(graph.read(path, LIBRARY), LIBRARY)
-    (problem,) = error.value.problems
-    assert f"{checkpoint(path)} is not in {BUNDLED}; put it there" in problem
+    check(graph.read(path, LIBRARY), LIBRARY)
+    assert (BUNDLED / checkpoint(path)).is_file()

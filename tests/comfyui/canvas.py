@@ -56,19 +56,17 @@ class Canvas:
     def command(self, name):
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
-    def open_template(self, name, *, thumbnail):
-        """Through the template browser; gives the size of the thumbnail seen there, if it has one."""
+    def open_template(self, name):
+        """Through the template browser; gives the size of the thumbnail seen there."""
         self.page.evaluate("app.graph.clear()")
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog").last
         dialog.get_by_text("sd2-family", exact=True).first.click()
         card = self.page.get_by_test_id(f"template-workflow-{name}")
-        size = None
-        if thumbnail:
-            card.scroll_into_view_if_needed()  # pictures are loaded as they come into view
-            image = card.locator("img").first
-            image.wait_for()
-            size = image.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")
+        card.scroll_into_view_if_needed()  # pictures are loaded as they come into view
+        image = card.locator("img").first
+        image.wait_for()
+        size = image.evaluate("async image => (await image.decode(), [image.naturalWidth, image.naturalHeight])")
         card.click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("app.graph.nodes.length")

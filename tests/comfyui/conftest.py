@@ -3,7 +3,6 @@
 import pytest
 from live import LORA_NAMES, Server, lora, missing
 from safetensors.torch import save_file
-from shipped import write_lacking
 from tiny import tiny_state, write_checkpoint
 
 
@@ -15,7 +14,6 @@ def server(tmp_path_factory):
     models = server.base / "models"
     for kind in ("v2-base", "v2-v", "v2-inpaint", "v2-depth", "v1", "unclip-h", "unclip-l"):
         write_checkpoint(models / "checkpoints" / f"{kind}.safetensors", kind)
-    write_lacking(models / "checkpoints")
     shapes = {key: tensor.shape for key, tensor in tiny_state("v2-base").items()}
     for style, names in LORA_NAMES.items():
         save_file(lora(names, shapes), models / "loras" / f"{style}.safetensors")

@@ -12,7 +12,7 @@ from live import ROOT, difference, picture
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from sd2_family.headless import graph
 from sd2_family.headless.library import LIBRARY
-from shipped import WORKFLOWS, bundled, named, saved, shortened
+from shipped import WORKFLOWS, named, saved
 
 pytestmark = pytest.mark.comfyui
 
@@ -47,17 +47,13 @@ def calls(prompt):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_template_runs_and_is_the_same_after_saving(canvas, server, path, tmp_path):
-    size = canvas.open_template(path.stem, thumbnail=bundled(path))
-    assert size == ([SIDE, SIDE] if bundled(path) else None)
+    assert canvas.open_template(path.stem) == [SIDE, SIDE]
     nodes = canvas.nodes()
     assert {node["title"] for node in nodes} == {node["title"] for node in saved(path)["nodes"]}
     assert [node for node in nodes if node["red"]] == []
     assert [node for node in nodes if node["least"][0] > node["size"][0] or node["least"][1] > node["size"][1]] == []
     assert canvas.hidden_lines() == [0]  # of the one note
 
-    if not bundled(path):  # large and slow, and of an official model
-        path = shortened(path, tmp_path)
-        canvas.open_file(path)
     prompt, files = canvas.run()
     assert calls(prompt) == calls(graph.read(path, LIBRARY).prompt)
     assert files
