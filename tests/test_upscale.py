@@ -148,8 +148,8 @@ def psnr(a, b):
 
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
-    # dB; 40 is what is seen with random weights (30 without an overlap), MEASURED with trained ones
-    [("x4-deep", 2, 35), pytest.param("sd2-demo-x4", STEPS, 35, marks=pytest.mark.slow)],
+    # dB; what is seen is 40 with random weights, and 30 without an overlap, 52 with the demo's
+    [("x4-deep", 2, 35), pytest.param("sd2-demo-x4", STEPS, 45, marks=pytest.mark.slow)],
 )
 def test_tiles_agree_with_the_whole_and_show_no_seam(load, monkeypatch, name, steps, least):
     file = load(name)
@@ -170,13 +170,20 @@ def test_tiles_agree_with_the_whole_and_show_no_seam(load, monkeypatch, name, st
     assert max(calls[steps:]) == (128, 128)
     assert whole.std() > 0.1
     assert psnr(tiles, whole) >= least
-    # where a tile begins or ends amid its neighbours
-    for axis, borders in ((1, (72, 128)), (2, (96, 128, 176, 224))):
-        gradient = tiles.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
-        at = torch.zeros(len(gradient), dtype=torch.bool)
-        for border in borders:
-            at[4 * border - 4 : 4 * border + 4] = True
-        assert float(gradient[at].mean() / gradient[~at].mean()) == pytest.approx(1, abs=0.05)
+    for axis, borders in ((1, (72, 128)), (2, (96, 128, 176, 224))):  # where a tile begins or ends amid its neighbours
+        in_tiles, in_whole = (steepness(shown, axis, borders) for shown in (tiles, whole))
+        assert in_tiles == pytest.approx(in_whole, rel=0.05)
+        if name == "x4-deep":  # alike everywhere, as the demo's pictures are not
+            assert in_tiles == pytest.approx(1, abs=0.05)
+
+
+def steepness(shown, axis, borders):
+    """The mean step between pixels within 4 of the borders, in latent pixels, over that elsewhere."""
+    gradient = shown.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
+    at = torch.zeros(len(gradient), dtype=torch.bool)
+    for border in borders:
+        at[4 * border - 4 : 4 * border + 4] = True
+    return float(gradient[at].mean() / gradient[~at].mean())
 
 
 def test_tiles_begin_on_the_grid_of_the_deepest_level(monkeypatch):
