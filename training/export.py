@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
-from ..models.files import REST, part, read
+from ..models.weights_file import REST, part, read
 from . import depth, latents, unclip, upscale
 from .train import AUTOENCODER, SCENES, load_autoencoder
 from .trainer import averaged
