@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.unet import timestep_embedding
 from sd2_family.models.weights_file import read
-from sd2_family.pipeline import depth, upscale
 from sd2_family.pipeline import depth as depth_map
 from sd2_family.pipeline import upscale as pipeline_upscale
 from sd2_family.training import (

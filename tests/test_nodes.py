@@ -14,7 +14,7 @@ from sd2_family.backends import backend, folders
 from sd2_family.headless import stock
 from sd2_family.models.specs import SPECS
 from sd2_family.nodes import sample_image
-from sd2_family.pipeline import components, images, inpaint, sample
+from sd2_family.pipeline import components, images
 from sd2_family.pipeline.denoiser import guided_denoiser
 from sd2_family.pipeline.progress import reporting
 from sd2_family.pipeline.tiling import tiled

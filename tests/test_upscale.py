@@ -291,7 +291,7 @@ def test_another_autoencoder_is_named_before_sampling(load):
         "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 2]}},
     }
     given = prepared(file, picture(8, 8))
-    sentence = r"vae of v2-base\.safetensors, .* decodes at 8x, .* x4\.safetensors need 4x; connect the vae of x4\.safetensors"
+    sentence = r"vae of v2-base\.safetensors, .* at 8x, .* x4\.safetensors need 4x; connect the vae of x4\.safetensors"
     with pytest.raises(ValueError, match=sentence):
         sampled(file, *given, prompt=prompt, unique_id="3")
     prompt["4"]["inputs"]["vae"] = ["1", 2]
