@@ -14,16 +14,16 @@ from sd2_family.models.files import read
 from sd2_family.models.unet import timestep_embedding
 from sd2_family.nodes import depthmap, lowres
 from sd2_family.training import (
-    data,
-    depth,
+    dataset as data,
+    depth_phase as depth,
     evaluate,
     evaluate_family,
     export,
-    latents,
+    latent_cache as latents,
     train,
     trainer,
-    unclip,
-    upscale,
+    unclip_phase as unclip,
+    upscale_phase as upscale,
 )
 from sd2_family.training.trainer import Plan
 

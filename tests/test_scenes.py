@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from sd2_family.training import samples
-from sd2_family.training.scenes import (
+from sd2_family.training.world import sample_images as samples
+from sd2_family.training.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     HELD_OUT,

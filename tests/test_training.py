@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sd2_family.samplers.schedule import NoiseSchedule
-from sd2_family.training import export, latents, masks, train, trainer, unpack
+from sd2_family.training import export, latent_cache as latents, random_masks as masks, train, trainer, unpack
 from sd2_family.training.muon import orthogonalise
 from torch import nn
 from torch.nn import functional as F

@@ -23,10 +23,11 @@ from tqdm import tqdm
 from ..models.checkpoint import Checkpoint, load_checkpoint
 from ..samplers import SAMPLERS, SCHEDULERS, Denoise, NoiseSchedule, denoiser, final_sample, initial_sample
 from ..samplers.guidance import cfg as guided
-from . import data, latents
+from . import dataset as data
+from . import latent_cache as latents
 from .export import DEMO
-from .masks import around, binary, hidden
-from .scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Item, plain_caption, render
+from .random_masks import around, binary, hidden
+from .world.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Item, plain_caption, render
 from .train import psnr
 from .trainer import Plan, averaged, device, train
 

@@ -19,10 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.checkpoint import Checkpoint, load_checkpoint
-from . import data, depth, unclip, upscale
+from . import dataset as data
+from . import depth_phase as depth
+from . import unclip_phase as unclip
+from . import upscale_phase as upscale
 from .evaluate import PAIRS, Trial, classifier, judge, over, sample
 from .export import DEMO, FILES
-from .scenes import BACKGROUNDS, HELD_OUT, render
+from .world.scenes import BACKGROUNDS, HELD_OUT, render
 from .trainer import device
 
 FIRST = 6 * data.UNSEEN  # seeds from here on

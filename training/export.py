@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.files import REST, part, read
-from . import depth, latents, unclip, upscale
+from . import depth_phase as depth
+from . import latent_cache as latents
+from . import unclip_phase as unclip
+from . import upscale_phase as upscale
 from .train import AUTOENCODER, SCENES, load_autoencoder
 from .trainer import averaged
 

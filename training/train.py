@@ -30,7 +30,8 @@ from ..models.clip_text import OpenCLIPText
 from ..models.specs import SPECS, AutoencoderSpec, TextSpec, UNetSpec
 from ..models.unet import UNet
 from ..samplers.schedule import NoiseSchedule
-from . import data, latents
+from . import dataset as data
+from . import latent_cache as latents
 from .trainer import Plan, averaged, device, train
 
 AUTOENCODER = AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 4), num_res_blocks=1)
@@ -303,7 +304,7 @@ def resume(model: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> None
 
 def phases() -> dict[str, Callable[[Path, Plan], None]]:
     """How to train each of PLANS."""
-    from . import depth, unclip, upscale  # these build on this file
+    from . import depth_phase as depth, unclip_phase as unclip, upscale_phase as upscale  # these build on this file
 
     return {
         "autoencoder": train_autoencoder,

@@ -1,4 +1,4 @@
-"""Remake the templates' thumbnails and README's picture: python -m sd2_family.training.pictures RESULT.png...
+"""Remake the templates' thumbnails and README's picture: python -m sd2_family.training.world.thumbnails RESULT.png...
 
 Each RESULT is what `sd2 run` wrote for one of the workflows, such as inpaint_00001_.png.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .samples import FOLDER
+from .sample_images import FOLDER
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SAMPLE = "forest"  # the inpainting workflow's picture
 SIDE, GAP = 256, 12  # pixels in README
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from ..models.midas import DPTHybrid
 from ..models.specs import SPECS, DepthSpec
-from . import data, latents
+from . import dataset as data
+from . import latent_cache as latents
 from .train import (
     AUTOENCODER,
     SCENES,

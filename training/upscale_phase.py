@@ -19,7 +19,8 @@ from ..models.autoencoder import AutoencoderKL
 from ..models.noise_augmentation import noise_tables
 from ..models.specs import SPECS
 from ..samplers.schedule import NoiseSchedule
-from . import data, latents
+from . import dataset as data
+from . import latent_cache as latents
 from .train import (
     TEXT,
     TextToImage,

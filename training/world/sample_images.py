@@ -1,4 +1,4 @@
-"""Draw the pictures and masks that SD2SampleImage offers: python -m sd2_family.training.samples"""
+"""Draw the pictures and masks that SD2SampleImage offers: python -m sd2_family.training.world.sample_images"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from .scenes import Item, render
 
-FOLDER = Path(__file__).parent.parent / "nodes" / "samples"
+FOLDER = Path(__file__).parents[2] / "nodes" / "samples"
 # name: seed, background, what is there; the first is masked
 PICTURES = {
     "beach": (50_000_076, "on a beach", [("red", "boat")]),

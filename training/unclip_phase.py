@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from ..models.clip_image import ImageTower, preprocess
 from ..models.noise_augmentation import LEVELS, NoiseAugmentation
 from ..models.specs import ImageSpec
-from . import data, latents
-from .scenes import BACKGROUNDS, COLOURS, KINDS
+from . import dataset as data
+from . import latent_cache as latents
+from .world.scenes import BACKGROUNDS, COLOURS, KINDS
 from .train import (
     AUTOENCODER,
     SCENES,

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.prompt import tokenize
-from . import data
-from .masks import hidden, random_mask
+from . import dataset as data
+from .random_masks import hidden, random_mask
 from .trainer import device
 
 PAD = 0  # the token that 2.x pads with

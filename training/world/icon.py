@@ -1,4 +1,4 @@
-"""Draw the pack's icon: python -m sd2_family.training.icon"""
+"""Draw the pack's icon: python -m sd2_family.training.world.icon"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from .scenes import render
 
-FILE = Path(__file__).parent.parent / "web" / "icon.png"
+FILE = Path(__file__).parents[2] / "web" / "icon.png"
 SIZE = 400  # the largest side that the registry shows
 CELLS = 16  # the mosaic: the latent of a picture of 128 px has so many pixels on a side
 SEED = 50_000_024

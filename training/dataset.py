@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .scenes import Scene, caption, render
+from .world.scenes import Scene, caption, render
 
 SIZE = 128
 LARGE = 512  # what the upscaler makes of a picture of SIZE
