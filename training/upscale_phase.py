@@ -1,6 +1,6 @@
-"""The phase `upscale`: an autoencoder of factor 4, then a denoiser of its latents beside a picture of their size.
+"""The phase `upscale`: an autoencoder of factor 4, then a denoiser of its latents beside an image of their size.
 
-As the card of Stable Diffusion x4 upscaler describes it; it learns to turn scenes of 128 px into those of 512 px.
+It follows the card of the Stable Diffusion x4 upscaler, from scenes of 128 px to scenes of 512 px.
 """
 
 from __future__ import annotations
@@ -13,163 +13,161 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.noise_augmentation import noise_tables
 from ..models.specs import SPECS
 from ..samplers.schedule import NoiseSchedule
-from . import dataset as data
-from . import latent_cache as latents
-from .train import (
-    TEXT,
-    TextToImage,
-    captions,
-    coding_loss,
-    crops,
-    denoising_loss,
-    new_autoencoder,
-    normalised,
-    predecessor,
-    quality,
-    timesteps,
-)
+from . import dataset
+from .autoencoder_phase import coding_loss, normalized, quality
+from .dataset import Images
+from .latent_cache import BATCH_SIZE, caption_tokens, encode
+from .networks import TEXT, TextToImage, bias, new_autoencoder
+from .objectives import denoising_loss, random_captions, random_timesteps
+from .progress_bar import progress_bar
+from .random_crops import random_crops
 from .trainer import Plan, averaged, device, train
+from .warm_start import starting_weights
 
 X4 = SPECS["x4"]
 AUTOENCODER = replace(X4.autoencoder, channels=48, channel_mult=(1, 1, 2), num_res_blocks=1)
-AUTOENCODER_PLAN = Plan(steps=1_700, batch=4, rate=2e-3)
+AUTOENCODER_PLAN = Plan(steps=1_700, batch_size=4, learning_rate=2e-3)
 UNET = replace(X4.unet, model_channels=96, channel_mult=(1, 1, 1, 1), num_res_blocks=1, context_dim=TEXT.width)
-GROUPS = 4, 3  # channels that are normalised together in the two
-SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small picture
-LAST_LEVEL = X4.max_noise_level or 0
-LOG_SIGMA = 0.5, 1.8  # wide: high noise decides colours, which lie in the small picture; the finer is decided later
-SIDES = 16, 32, 64  # of crops, in latent pixels: normalisation sees a whole picture later
-WHOLE = AUTOENCODER.factor * SIDES[-1]
-SCENES = 500  # large ones, of which crops are taken
+AUTOENCODER_GROUP, UNET_GROUP = 4, 3  # channels that are normalized together
+SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small image
+MAX_NOISE_LEVEL = X4.max_noise_level or 0
+LOG_SIGMA = 0.5, 1.8  # wide: high noise decides colors, which the small image holds; low noise decides details
+CROP_SIDES = 16, 32, 64  # in latent pixels; several, because normalization covers the whole image at inference
+LARGEST_CROP = AUTOENCODER.factor * CROP_SIDES[-1]
+NORMALIZATION_CROPS = 64
 
 
 def train_upscale(folder: Path, plan: Plan) -> None:
-    fit_autoencoder(folder, AUTOENCODER_PLAN)
+    train_upscale_autoencoder(folder, AUTOENCODER_PLAN)
     scenes = load_scenes(folder)
     torch.manual_seed(plan.seed)
     model = new_denoiser()
-    base = averaged(predecessor("upscale", folder))
+    base = starting_weights("upscale", folder)
     model.text.load_state_dict({key.removeprefix("text."): w for key, w in base.items() if key.startswith("text.")})
     model.text.requires_grad_(False)
-    train(model, partial(upscale_loss, scenes, plan.batch), plan, folder / "upscale.pt")
+    train(model, partial(upscale_loss, scenes, plan.batch_size), plan, folder / "upscale.pt")
 
 
 def new_denoiser() -> TextToImage:
+    """Build a denoiser to be trained."""
     model = TextToImage(UNET.in_channels, UNET)
-    keep_colour(model.unet, GROUPS[1])
+    preserve_flat_colors(model.unet, UNET_GROUP)
     return model
 
 
 @torch.no_grad()
-def keep_colour(model: nn.Module, group: int) -> None:
-    """Two channels of each group start at 1 and -1, so that its normalisation hardly changes the others.
+def preserve_flat_colors(model: nn.Module, group: int) -> None:
+    """Start two channels of each normalized group at 1 and -1, so that normalization hardly changes the others.
 
-    Else it takes a flat colour for an offset, and removes it: to keep one, thousands of steps go by.
+    Otherwise a group norm removes a flat color as an offset, and learning to keep it takes thousands of steps.
     """
     for name, layer in model.named_modules():
-        normalised = isinstance(layer, nn.Conv2d) and layer.out_channels >= 32 and layer.weight.any()
-        if normalised and (layer.kernel_size == (3, 3) or name.endswith(("shortcut", "skip_connection"))):
-            layer.bias.view(-1, group)[:, -2:] = torch.tensor([1.0, -1.0])
+        if not isinstance(layer, nn.Conv2d) or layer.out_channels < 32 or not layer.weight.any():
+            continue
+        if layer.kernel_size == (3, 3) or name.endswith(("shortcut", "skip_connection")):
+            bias(layer).view(-1, group)[:, -2:] = torch.tensor([1.0, -1.0])
 
 
-def fit_autoencoder(folder: Path, plan: Plan) -> None:
-    pictures, _ = data.large_scenes(folder, SCENES)
-    unseen = data.large_scenes(folder, data.CHECKED, data.UNSEEN)[0][:, 128:384, 128:384]
+def train_upscale_autoencoder(folder: Path, plan: Plan) -> None:
+    images, _ = dataset.large_scenes(folder, dataset.LARGE_SCENE_COUNT)
+    unseen, _ = dataset.large_scenes(folder, dataset.VALIDATION_COUNT, dataset.FIRST_UNSEEN)
     torch.manual_seed(plan.seed)
     model = new_autoencoder(AUTOENCODER)
-    keep_colour(model, GROUPS[0])
-    loss = partial(autoencoder_loss, pictures, plan.batch)
-    train(model, loss, plan, folder / "autoencoder4.pt", partial(quality, unseen))
+    preserve_flat_colors(model, AUTOENCODER_GROUP)
+    loss = partial(autoencoder_loss, images, plan.batch_size)
+    train(model, loss, plan, folder / "autoencoder4.pt", partial(quality, unseen[:, 128:384, 128:384]))
 
 
 def autoencoder_loss(
-    pictures: np.ndarray, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
+    images: Images, batch_size: int, model: AutoencoderKL, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
-    """`coding_loss` of crops, and how far the first three latents are from the picture at a fourth of its size.
+    """Return `coding_loss` of crops plus the error of the first three latents against the image at 1/4 of its size.
 
-    So the denoiser finds them in the small picture beside them; the fourth tells what is lost on the way down.
+    The denoiser then finds these three in the small image beside them; the fourth holds what the small image lacks.
     """
-    side = int(choices.choice(SIDES))
-    _, sharp = crops(pictures, as_many(batch, side), choices, AUTOENCODER.factor * side)
-    x = data.to_tensor(sharp).to(device())
+    side = int(choices.choice(CROP_SIDES))
+    _, sharp = random_crops(images, crop_count(batch_size, side), choices, AUTOENCODER.factor * side)
+    x = dataset.to_tensor(sharp).to(device())
     loss, mean = coding_loss(model, x, noise)
-    return loss + (mean[:, :3] - F.avg_pool2d(x, AUTOENCODER.factor)).square().mean()
+    return loss + (mean[:, :3] - shrink(x)).square().mean()
 
 
-def load_autoencoder(folder: Path) -> AutoencoderKL:
-    """The trained autoencoder, its latents normalised."""
-    pictures, _ = data.large_scenes(folder, SCENES)
-    _, sharp = crops(pictures, 64, np.random.default_rng(0), WHOLE)
-    return normalised(AUTOENCODER, averaged(folder / "autoencoder4.pt"), sharp)
+def load_upscale_autoencoder(folder: Path) -> AutoencoderKL:
+    """Load the trained autoencoder with normalized latents."""
+    images, _ = dataset.large_scenes(folder, dataset.LARGE_SCENE_COUNT)
+    _, sharp = random_crops(images, NORMALIZATION_CROPS, np.random.default_rng(0), LARGEST_CROP)
+    return normalized(AUTOENCODER, averaged(folder / "autoencoder4.pt"), sharp)
 
 
-def as_many(batch: int, side: int) -> int:
-    """How many crops of `side` hold the pixels of `batch` of the smallest side, at least one."""
-    return max(1, batch * SIDES[0] ** 2 // side**2)
+def crop_count(batch_size: int, side: int) -> int:
+    """Return how many crops of `side` hold the pixels of `batch_size` crops of the smallest side, at least one."""
+    return max(1, batch_size * CROP_SIDES[0] ** 2 // side**2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes:
-    """N pictures of WHOLE pixels as the denoiser sees them."""
+class UpscaleScenes:
+    """N crops of LARGEST_CROP pixels as the denoiser reads them."""
 
     latents: Tensor  # [N, 4, 64, 64], scaled
     small: Tensor  # [N, 3, 64, 64] in -1..1
     tokens: Tensor  # int64 [N, captions, 77]
 
 
-def load_scenes(folder: Path) -> Scenes:
-    """A part of each of SCENES; their latents are in `folder` if they were encoded before."""
-    pictures, notes = data.large_scenes(folder, SCENES)
-    index, sharp = crops(pictures, SCENES, np.random.default_rng(1), WHOLE)
+def load_scenes(folder: Path) -> UpscaleScenes:
+    """Read a crop of each large scene; the latents are read from `folder`, computed first if missing."""
+    images, notes = dataset.large_scenes(folder, dataset.LARGE_SCENE_COUNT)
+    index, sharp = random_crops(images, dataset.LARGE_SCENE_COUNT, np.random.default_rng(1), LARGEST_CROP)
     path = folder / "latents4.pt"
     if not path.exists():
-        autoencoder = load_autoencoder(folder)
-        parts = tqdm(np.array_split(sharp, max(1, SCENES // latents.BATCH)), path.stem)
-        torch.save(
-            torch.cat([latents.encode(autoencoder, AUTOENCODER.scale, data.to_tensor(part)) for part in parts]), path
-        )
-    return Scenes(
+        torch.save(encode_crops(load_upscale_autoencoder(folder), sharp), path)
+    return UpscaleScenes(
         latents=torch.load(path, weights_only=True),
-        small=F.avg_pool2d(data.to_tensor(sharp), AUTOENCODER.factor),
-        tokens=torch.stack([torch.stack([latents.tokens_of(text) for text in notes[i]["captions"]]) for i in index]),
+        small=shrink(dataset.to_tensor(sharp)),
+        tokens=caption_tokens([notes[i] for i in index]),
     )
 
 
+def encode_crops(autoencoder: AutoencoderKL, crops: Images) -> Tensor:
+    """Compute scaled latents [N, 4, h, w] of crops uint8 [N, 4h, 4w, 3]."""
+    parts = progress_bar(dataset.batches(crops, BATCH_SIZE), "latents4")
+    return torch.cat([encode(autoencoder, AUTOENCODER.scale, dataset.to_tensor(part)) for part in parts])
+
+
 def upscale_loss(
-    scenes: Scenes, batch: int, model: nn.Module, choices: np.random.Generator, noise: torch.Generator
+    scenes: UpscaleScenes, batch_size: int, model: TextToImage, choices: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
-    """`denoising_loss` of the velocity on crops; beside the noisy latents the crop of the small picture, noised to a
-    random level that is told as the class (arXiv:2106.15282, section 4.2)."""
-    side = int(choices.choice(SIDES))
-    count = as_many(batch, side)
+    """Return `denoising_loss` of the velocity on crops, with the noised small image beside the noisy latents.
+
+    Its random noise level is the class condition (arXiv:2106.15282, section 4.2).
+    """
+    side = int(choices.choice(CROP_SIDES))
+    count = crop_count(batch_size, side)
     index = torch.from_numpy(choices.integers(0, len(scenes.small), count))
     y, x = choices.integers(0, scenes.small.shape[-1] - side + 1, 2)
     x0, small = (whole[index, :, y : y + side, x : x + side] for whole in (scenes.latents, scenes.small))
-    levels = torch.from_numpy(choices.integers(0, LAST_LEVEL + 1, count))
-    beside = noised(small.to(device()), levels, noise)
-    words = captions(scenes.tokens, index, choices)
-    t = timesteps(choices, count, SCHEDULE, LOG_SIGMA)
-    return denoising_loss(model, x0, t, words, "v_prediction", noise, concat=[beside], y=levels, schedule=SCHEDULE)
+    levels = torch.from_numpy(choices.integers(0, MAX_NOISE_LEVEL + 1, count))
+    concat = [noised(small.to(device()), levels, noise)]
+    tokens = random_captions(scenes.tokens, index, choices)
+    t = random_timesteps(choices, count, SCHEDULE, LOG_SIGMA)
+    return denoising_loss(model, x0, t, tokens, "v_prediction", noise, concat=concat, y=levels, schedule=SCHEDULE)
 
 
-def low_resolution(large: Tensor, levels: Tensor, noise: torch.Generator) -> Tensor:
-    """Pictures [B, 3, 4h, 4w] -> [B, 3, h, w], each pixel the mean of its square, noised to `levels` [B]."""
-    return noised(F.avg_pool2d(large, AUTOENCODER.factor), levels, noise)
+def shrink(large: Tensor) -> Tensor:
+    """Shrink images [B, 3, 4h, 4w] to [B, 3, h, w]: each pixel is the mean of its square."""
+    return F.avg_pool2d(large, AUTOENCODER.factor)
 
 
 def noised(small: Tensor, levels: Tensor, noise: torch.Generator) -> Tensor:
-    """sqrt(a) x + sqrt(1 - a) n, a being `alphas_cumprod` at the level of each picture [B, 3, h, w]."""
+    """Compute sqrt(a) x + sqrt(1 - a) n, with a = `alphas_cumprod` at the level of each image [B, 3, h, w]."""
     a = SCHEDULE.alphas_cumprod[levels].to(small)[:, None, None, None]
     return a.sqrt() * small + (1 - a).sqrt() * torch.randn(small.shape, generator=noise, device=small.device)
 
 
-def beside(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the checkpoint holds beside UNet, autoencoder and text tower, by its key there: the small picture's
-    noise schedule."""
+def extra_tensors(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors besides UNet, autoencoder and text encoder: the small image's noise schedule."""
     return {f"low_scale_model.{name}": table for name, table in noise_tables(SCHEDULE.betas).items()}

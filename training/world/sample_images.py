@@ -1,4 +1,4 @@
-"""Draw the pictures and masks that SD2SampleImage offers: python -m sd2_family.training.world.sample_images"""
+"""Draw the images and masks that SD2SampleImage offers: python -m sd2_family.training.world.sample_images"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from .scenes import Item, render
 
 FOLDER = Path(__file__).parents[2] / "nodes" / "samples"
-# name: seed, background, what is there; the first is masked
-PICTURES = {
+# name: seed, background, items; the first item is masked
+SAMPLES = {
     "beach": (50_000_076, "on a beach", [("red", "boat")]),
     "desert": (50_000_034, "in the desert", [("yellow", "car")]),
     "forest": (50_000_024, "in a forest", [("white", "cat")]),
@@ -21,21 +21,21 @@ PICTURES = {
 
 
 def mask(item: Item, size: tuple[int, int]) -> Image.Image:
-    """What a hand would paint over `item`: its box with a margin, wider where its shadow falls, white on black."""
+    """Draw the mask that a user would paint over `item`: its box with a margin, wider on the side of its shadow."""
     left, top, right, bottom = item.box
-    picture = Image.new("L", size)
-    ImageDraw.Draw(picture).rounded_rectangle((left - 7, top - 7, right + 14, bottom + 8), 24, fill=255)
-    return picture
+    image = Image.new("L", size)
+    ImageDraw.Draw(image).rounded_rectangle((left - 7, top - 7, right + 14, bottom + 8), 24, fill=255)
+    return image
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name, (seed, background, items) in PICTURES.items():
+    for name, (seed, background, items) in SAMPLES.items():
         scene = render(seed, items=items, background=background)
-        picture = Image.fromarray(scene.image)
-        item = next(item for item in scene.items if (item.colour, item.kind) == items[0])
-        picture.save(FOLDER / f"{name}.png", optimize=True)
-        mask(item, picture.size).save(FOLDER / f"{name}_mask.png", optimize=True)
+        image = Image.fromarray(scene.image)
+        item = next(item for item in scene.items if (item.color, item.kind) == items[0])
+        image.save(FOLDER / f"{name}.png", optimize=True)
+        mask(item, image.size).save(FOLDER / f"{name}_mask.png", optimize=True)
 
 
 if __name__ == "__main__":
