@@ -161,33 +161,41 @@ def _folder(text: str) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..nodes import host
-    from . import graph
-    from .execute import NodeError
+    from ..backends import folders
+    from ..pipeline.progress import reporting
 
-    host.set_dirs(
+    chosen = folders.Folders(
         models=arguments.models_dir,
         input=arguments.input_dir or arguments.workflow.parent,
         output=arguments.output_dir,
     )
     bars = Bars()
-    host.set_reporter(bars.report)
+    try:
+        with folders.using(chosen), reporting(bars.report):
+            return _run_workflow(arguments, bars)
+    finally:
+        bars.close()
+
+
+def _run_workflow(arguments: argparse.Namespace, bars: Bars) -> int:
+    from ..backends.folders import output_dir
+    from .execute import NodeError
+    from .graph import title_of
+    from .overrides import set_value
+
     try:
         engine = _engine(arguments.server, bars)
         workflow = engine.read(arguments.workflow)
         for setting in arguments.settings:
-            graph.set_value(workflow, setting, engine.library)
+            set_value(workflow, setting, engine.library)
         engine.check(workflow)
         for node_id, shown in engine.run(workflow):
             bars.close()
-            _show(graph.title_of(workflow.prompt[node_id]), shown, host.output_dir())
+            _show(title_of(workflow.prompt[node_id]), shown, output_dir())
     except NodeError as error:
         bars.close()
         _say([str(error)])
         return BAD_INPUT if isinstance(error.__cause__, ValueError) else FAILED  # nodes raise ValueError for bad input
-    finally:
-        bars.close()
-        host.set_reporter(None)
     return DONE
 
 
@@ -206,12 +214,13 @@ def _engine(server: str | None, bars: Bars) -> Executor | Server:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from ..nodes import host
+    from ..backends import folders
+    from ..models import detection
 
-    host.set_dirs(models=arguments.models_dir)
     here = Path(arguments.file)
-    path = here if here.exists() else host.resolve_model("checkpoints", arguments.file)
-    report = host.inspect(path)
+    with folders.using(folders.Folders(models=arguments.models_dir)):
+        path = here if here.exists() else folders.resolve_model("checkpoints", arguments.file)
+    report = detection.inspect(path)
     lines = [f"{key}: {shorten(value, 160)}" for key, value in report.metadata.items()]
     sys.stdout.write("\n".join([str(report), *lines]) + "\n")
     return DONE

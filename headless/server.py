@@ -19,16 +19,17 @@ import requests
 import websocket
 from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
 
-from ..nodes import host
+from ..backends import folders
 from . import graph
 from .execute import NodeError
-from .files import PREVIEWS, next_number, output
 from .graph import Library, NotAWorkflow, Prompt, Workflow, WorkflowError, label, title_of
-from .images import unfinished
+from .image_files import unfinished
 from .inputs import Json, inputs_of
+from .overrides import assign
+from .stock_files import PREVIEWS, next_number, output
 
 CONNECT, ANSWER, SILENCE = 10, 300, 30  # seconds to wait for each; in silence the queue is looked at
-UPLOADED = {"image_upload", "sd2_upload"}  # options of inputs that name a file of the input folder
+UPLOADED = "image_upload", "sd2_upload"  # options of inputs that name a file of the input folder
 ELSEWHERE = (" [output]", " [temp]")  # how LoadImage is told of the server's other folders
 COUNTER = re.compile(r"_\d{5,}_?$")  # what ComfyUI appends to a filename_prefix
 
@@ -84,7 +85,7 @@ class Server:
                 continue
             for name, file in self._files(node):
                 try:
-                    graph.assign(workflow, node_id, name, self._upload(file, uploaded), self.library)
+                    assign(workflow, node_id, name, self._upload(file, uploaded), self.library)
                 except ValueError as error:
                     problems.append(f"{who}: {error}")
         if problems:
@@ -94,20 +95,22 @@ class Server:
         """(input, value) of every file of the input folder that a node names."""
         entries = inputs_of(self.library.classes[node["class_type"]]).values()
         named = [
-            (entry.name, node["inputs"].get(entry.name)) for entry in entries if not UPLOADED.isdisjoint(entry.options)
+            (entry.name, node["inputs"].get(entry.name))
+            for entry in entries
+            if any(entry.options.get(flag) for flag in UPLOADED)
         ]
         return [(name, file) for name, file in named if isinstance(file, str) and not file.endswith(ELSEWHERE)]
 
     def _upload(self, name: str, uploaded: dict[Path, str]) -> str:
         """What the server calls a local file; it renames one whose name another has there."""
         bare = name.removesuffix(" [input]")
-        path = host.inside(host.input_dir(), bare)
+        path = folders.inside(folders.input_dir(), bare)
         where = {"subfolder": Path(bare).parent.as_posix().removeprefix("."), "type": "input"}
         if not path.is_file():
             if self._ask("head", "/view", params={"filename": path.name, **where}, accept=(404,)).ok:
                 return name
             raise ValueError(
-                f"{name!r} is neither in the input folder {host.input_dir()} nor on the server; copy it there "
+                f"{name!r} is neither in the input folder {folders.input_dir()} nor on the server; copy it there "
                 "or use --input-dir"
             )
         if path not in uploaded:
@@ -216,7 +219,7 @@ class Server:
         """Save a file the server made in the output folder, numbered as SaveImage numbers there."""
         name = Path(file["filename"])
         saved = f"{file['subfolder']}/{COUNTER.sub('', name.stem)}".lstrip("/")
-        target = host.inside(host.output_dir(), saved if file["type"] == "output" else PREVIEWS)
+        target = folders.inside(folders.output_dir(), saved if file["type"] == "output" else PREVIEWS)
         target.parent.mkdir(parents=True, exist_ok=True)
         path = target.with_name(f"{target.name}_{next_number(target):05}_{name.suffix}")
         where = {key: file[key] for key in ("filename", "subfolder", "type")}

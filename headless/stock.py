@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..nodes import ksampler
-from ..nodes.standalone import Sampling
-from .files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
-from .images import to_picture
+from ..pipeline.types import Sampling
+from . import stock_sampler
+from .image_files import to_picture
+from .stock_files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
 
 MAX_RESOLUTION = 16384
 CHANNELS = ["red", "green", "blue", "alpha"]
@@ -145,8 +145,8 @@ class KSampler:
                 "seed": ("INT", seed),
                 "steps": ("INT", {"default": 20, "min": 1, "max": 10000}),
                 "cfg": ("FLOAT", {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1}),
-                "sampler_name": (ksampler.SAMPLER_NAMES,),
-                "scheduler": (ksampler.SCHEDULER_NAMES,),
+                "sampler_name": (stock_sampler.SAMPLER_NAMES,),
+                "scheduler": (stock_sampler.SCHEDULER_NAMES,),
                 "positive": ("CONDITIONING",),
                 "negative": ("CONDITIONING",),
                 "latent_image": ("LATENT",),
@@ -157,7 +157,7 @@ class KSampler:
     def sample(
         self, model: Wire, positive: Wire, negative: Wire, latent_image: Latent, **widgets: Wire
     ) -> tuple[Latent]:
-        return (ksampler.sample(model, Sampling(**widgets), positive, negative, latent_image),)
+        return (stock_sampler.sample(model, Sampling(**widgets), positive, negative, latent_image),)
 
 
 def _repeat(batch: Tensor, count: int) -> Tensor:

@@ -1,15 +1,12 @@
 """CLIP's image towers on open_clip's own blocks: OpenCLIP's ViT-H/14 and OpenAI's ViT-L/14, which unCLIP reads.
 
-Attribute paths are the checkpoint's keys after `embedder.model.`; `image_weights` picks them out of a file. Sizes come
-from an `ImageSpec`, so a narrow tower is built, trained and loaded alike.
+Attribute paths are the checkpoint's keys after `embedder.model.`; `detection.image_weights` picks them out of a file.
+Sizes come from an `ImageSpec`, so a narrow tower is built, trained and loaded alike.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -17,17 +14,10 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from .clip_text import rename_hugging_face
 from .specs import ImageSpec
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-# CLIP's text half, which the files hold beside the image tower and nothing reads
-_TEXT_HALF = re.compile(
-    r"model\.(logit_scale|positional_embedding|text_projection|token_embedding\.weight|ln_final\.(weight|bias)"
-    r"|transformer\.resblocks\.\d+\..+)"
-)
 
 
 class ImageTower(nn.Module):
@@ -98,32 +88,6 @@ def _blur(x: Tensor, factor: float, *, vertical: bool) -> Tensor:
     return conv2d(pad(x, around, mode="reflect"), weight, groups=channels)
 
 
-def image_weights(embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An `ImageTower`'s weights among a file's `embedder.*`, also where the tower has Hugging Face's names."""
-    state = {key.removeprefix("model."): tensor for key, tensor in embedder.items() if not _TEXT_HALF.fullmatch(key)}
-    return from_hugging_face(state) if any("vision_model." in key for key in state) else state
-
-
-_FROM_HUGGING_FACE = (
-    ("vision_model.", ""),
-    ("embeddings.class_embedding", "class_embedding"),
-    ("embeddings.patch_embedding.", "conv1."),
-    ("embeddings.position_embedding.weight", "positional_embedding"),
-    ("pre_layrnorm.", "ln_pre."),
-    ("post_layernorm.", "ln_post."),
-    ("visual_projection.weight", "proj"),
-)
-
-
-def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`ImageTower` weights from those of transformers' CLIPVisionModelWithProjection."""
-    plain = {key.removeprefix("visual."): tensor for key, tensor in state.items() if "position_ids" not in key}
-    renamed = rename_hugging_face(plain, _FROM_HUGGING_FACE)
-    if "proj" in renamed:
-        renamed["proj"] = renamed["proj"].T.contiguous()  # laid out as in a file, so that products round alike
-    return {"visual." + key: tensor for key, tensor in renamed.items()}
-
-
 def hugging_face_config(spec: ImageSpec) -> dict[str, str | int]:
     """The sizes under transformers' names, which ComfyUI reads as well."""
     return {
@@ -138,18 +102,3 @@ def hugging_face_config(spec: ImageSpec) -> dict[str, str | int]:
         "projection_dim": spec.embed_dim,
         "hidden_act": "quick_gelu" if spec.tower == "clip-l" else "gelu",
     }
-
-
-def image_spec(state: Mapping[str, Tensor], base: ImageSpec, embed_dim: int) -> ImageSpec:
-    """The sizes in an `ImageTower`'s weights; the UNet says how long its vectors are, the kind how wide its heads."""
-    conv, positions = state["visual.conv1.weight"], state["visual.positional_embedding"]
-    grid = math.isqrt(positions.shape[0] - 1)
-    found = (re.match(r"visual\.transformer\.resblocks\.(\d+)\.", key) for key in state)
-    return replace(
-        base,
-        width=conv.shape[0],
-        layers=len({match[1] for match in found if match}),
-        patch_size=conv.shape[-1],
-        image_size=grid * conv.shape[-1],
-        embed_dim=embed_dim,
-    )

@@ -1,13 +1,12 @@
 """CLIP's text towers on open_clip's own blocks: OpenCLIP-H/14 for 2.x, OpenAI's CLIP-L/14 for 1.x.
 
-Attribute paths are the checkpoint's keys after `cond_stage_model.`; 1.x files carry Hugging Face names instead, which
-`from_hugging_face` rewrites. Sizes come from a `TextSpec`, so a narrow tower is built, trained and loaded alike.
+Attribute paths are the checkpoint's keys after `cond_stage_model.`; 1.x files have Hugging Face names instead, which
+`hugging_face.text_weights` renames. Sizes come from a `TextSpec`, so a narrow tower is built and trained alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -66,45 +65,3 @@ class CLIPText(TextTower):
 
     def __init__(self, spec: TextSpec) -> None:
         super().__init__(spec, QuickGELU, projection=False)
-
-
-_FROM_HUGGING_FACE = (
-    ("transformer.", ""),
-    ("text_model.", ""),
-    ("embeddings.token_embedding.", "token_embedding."),
-    ("embeddings.position_embedding.weight", "positional_embedding"),
-    ("final_layer_norm.", "ln_final."),
-)
-_LAYERS_FROM_HUGGING_FACE = (
-    ("encoder.layers.", "transformer.resblocks."),
-    ("self_attn.out_proj.", "attn.out_proj."),
-    ("layer_norm1.", "ln_1."),
-    ("layer_norm2.", "ln_2."),
-    ("mlp.fc1.", "mlp.c_fc."),
-    ("mlp.fc2.", "mlp.c_proj."),
-)
-
-
-def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`CLIPText` weights from `transformer.text_model.*`."""
-    weights = {key: tensor for key, tensor in state.items() if "position_ids" not in key}  # 0..76, not a weight
-    return {"model." + key: tensor for key, tensor in rename_hugging_face(weights, _FROM_HUGGING_FACE).items()}
-
-
-def rename_hugging_face(state: Mapping[str, Tensor], around: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Rename a tower's weights to open_clip's, joining q, k and v of each layer in one matrix.
-
-    around: (old, new) parts of the names outside the layers.
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        name = key
-        for old, new in (*around, *_LAYERS_FROM_HUGGING_FACE):
-            name = name.replace(old, new)
-        renamed[name] = tensor
-    for query in [name for name in renamed if ".self_attn.q_proj." in name]:
-        parts = [query.replace("q_proj", f"{letter}_proj") for letter in "qkv"]
-        if all(part in renamed for part in parts):
-            joined = query.replace("self_attn.q_proj.", "attn.in_proj_")
-            renamed[joined] = torch.cat([renamed.pop(part) for part in parts])
-    return renamed

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .clip_text import from_hugging_face
-from .files import INDEX, WeightsFile, read
+from . import hugging_face
+from .weights_file import INDEX, WeightsFile, read
 
 State = dict[str, Tensor]
 
@@ -163,7 +163,7 @@ def _text(state: State, config: dict[str, Any]) -> State:
     """1.x files keep transformers' keys. 2.x ones hold what the folder leaves out: parts that nothing reads."""
     if config.get("hidden_act", "quick_gelu") == "quick_gelu":  # OpenAI's towers; OpenCLIP's have a plain GELU
         return {f"transformer.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state.items()}
-    tower = from_hugging_face(state)
+    tower = hugging_face.text_weights(state)
     width = tower["model.ln_final.weight"]
     projection = tower.pop("model.text_projection.weight", torch.eye(len(width)).to(width)).T
     blocks = "model.transformer.resblocks."

@@ -6,7 +6,6 @@ fine. Attribute paths are the checkpoint's keys after `depth_model.model.`; size
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import cast
 
@@ -53,30 +52,6 @@ def network_size(height: int, width: int, side: int) -> tuple[int, int]:
     scale = min(side / height, side / width, key=lambda scale: abs(1 - scale))
     height, width = (max(round(scale * length / MULTIPLE), 1) * MULTIPLE for length in (height, width))
     return height, width
-
-
-def depth_spec(state: dict[str, Tensor]) -> DepthSpec:
-    """The sizes in the weights; KeyError where one that tells of them is missing."""
-    vit = "pretrained.model."
-    backbone = vit + "patch_embed.backbone."
-    stages = [f"{backbone}stages.{index}." for index in range(_count(state, backbone + "stages."))]
-    width = state[vit + "cls_token"].shape[2]
-    return DepthSpec(
-        stem=state[backbone + "stem.conv.weight"].shape[0],
-        channels=tuple(state[stage + "blocks.0.conv3.weight"].shape[0] for stage in stages),
-        depths=tuple(_count(state, stage + "blocks.") for stage in stages),
-        width=width,
-        layers=_count(state, vit + "blocks."),
-        heads=width // 64,
-        grid=math.isqrt(state[vit + "pos_embed"].shape[1] - 1),
-        features=state["scratch.layer1_rn.weight"].shape[0],
-        classes=state[vit + "head.weight"].shape[0],
-    )
-
-
-def _count(state: dict[str, Tensor], prefix: str) -> int:
-    """How many numbers follow the prefix in the keys."""
-    return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,7 @@
 """What each model of the family is: one frozen table, read by the checkpoint loader and by every node.
 
 Sizes here are those of the official files. A checkpoint's own tensor shapes replace them when it is loaded
-(`models.checkpoint`), so a narrow model of the same kind needs no entry of its own.
+(`models.detection`), so a narrow model of the same kind needs no entry of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Prediction = Literal["epsilon", "v_prediction"]
+Condition = Literal["none", "inpaint", "depth", "unclip", "upscale"]
+"""What a model takes beside the prompt: a mask and the masked image, a depth map, image embeddings, a small image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class DepthSpec:
     width: int = 768
     layers: int = 12
     heads: int = 12
-    grid: int = 24  # tokens along one side of the square that the position embedding was learnt on
+    grid: int = 24  # tokens along one side of the square that the position embedding was learned on
     features: int = 256  # channels of the maps that are fused
     classes: int = 1000  # of a classifier that is not used; the files hold it
 
@@ -99,6 +101,7 @@ class ModelSpec:
     kind: str
     file: str  # the official file, for messages and notes
     task: str  # what it does, in words
+    condition: Condition = "none"
     unet: UNetSpec = UNetSpec()
     autoencoder: AutoencoderSpec = AutoencoderSpec()
     text: TextSpec = TextSpec()
@@ -125,7 +128,9 @@ _UNET_X4 = UNetSpec(
 
 _V2 = ModelSpec(kind="v2-base", file="512-base-ema.safetensors", task="text-to-image")
 _V1 = replace(_V2, kind="v1", file="v1-5-pruned-emaonly.safetensors", unet=_UNET_V1, text=_CLIP_L)
-_UNCLIP = replace(_V2, task="image variations (unCLIP)", prediction="v_prediction", max_noise_level=1000)
+_UNCLIP = replace(
+    _V2, task="image variations (unCLIP)", condition="unclip", prediction="v_prediction", max_noise_level=1000
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.kind: spec
@@ -136,6 +141,7 @@ SPECS: dict[str, ModelSpec] = {
             kind="v1-inpaint",
             file="sd-v1-5-inpainting.ckpt",
             task="inpainting",
+            condition="inpaint",
             unet=replace(_UNET_V1, in_channels=9),
         ),
         _V2,
@@ -145,6 +151,7 @@ SPECS: dict[str, ModelSpec] = {
             kind="v2-inpaint",
             file="512-inpainting-ema.safetensors",
             task="inpainting",
+            condition="inpaint",
             unet=replace(_UNET_V2, in_channels=9),
         ),
         replace(
@@ -152,6 +159,7 @@ SPECS: dict[str, ModelSpec] = {
             kind="v2-depth",
             file="512-depth-ema.safetensors",
             task="depth-guided generation",
+            condition="depth",
             unet=replace(_UNET_V2, in_channels=5),
             depth=DepthSpec(),
         ),
@@ -174,6 +182,7 @@ SPECS: dict[str, ModelSpec] = {
             kind="x4",
             file="x4-upscaler-ema.safetensors",
             task="x4 upscaling",
+            condition="upscale",
             unet=_UNET_X4,
             autoencoder=AutoencoderSpec(channel_mult=(1, 2, 4), scale=0.08333),
             prediction="v_prediction",

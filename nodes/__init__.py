@@ -1,14 +1,14 @@
 """The nodes, by their ids in saved workflows."""
 
 from .conditioning import SD2CLIPTextEncode
-from .depth import SD2DepthConditioning, SD2DepthEstimate
-from .inpaint import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
+from .depth_to_image import SD2DepthConditioning, SD2DepthEstimate
+from .image_variations import SD2LoadImageEmbedding, SD2UnCLIPConditioning
+from .inpainting import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
 from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
-from .pictures import SD2SampleImage
+from .sample_image import SD2SampleImage
 from .sampling import SD2KSampler, SD2Sampler, SD2Scheduler
-from .unclip import SD2LoadImageEmbedding, SD2UnCLIPConditioning
-from .upscale import SD2ColorMatch, SD2UpscaleConditioning
+from .upscaling import SD2ColorMatch, SD2UpscaleConditioning
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2CheckpointLoader": SD2CheckpointLoader,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .wires import Clip, Conditioning
+from ..pipeline.types import Conditioning, TextEncoder
 
 
 class SD2CLIPTextEncode:
@@ -37,7 +37,7 @@ class SD2CLIPTextEncode:
             }
         }
 
-    def encode(self, clip: Clip, text: str) -> tuple[Conditioning]:
+    def encode(self, clip: TextEncoder, text: str) -> tuple[Conditioning]:
         if clip is None:
             raise ValueError("clip is empty; connect the clip output of SD2CheckpointLoader")
         return (clip.encode_from_tokens_scheduled(clip.tokenize(text)),)

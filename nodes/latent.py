@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .pixels import ceil_to
-from .wires import Latent, Vae
+from ..pipeline.images import ceil_to
+from ..pipeline.types import Autoencoder, Latent
 
 MIN_TILE = 8  # latent pixels
 
@@ -45,7 +45,7 @@ class SD2VAEDecode:
             }
         }
 
-    def decode(self, samples: Latent, vae: Vae, tile_size: int = 0) -> tuple[Tensor]:
+    def decode(self, samples: Latent, vae: Autoencoder, tile_size: int = 0) -> tuple[Tensor]:
         latent = samples["samples"]
         if latent.isnan().any():
             raise ValueError("the latent holds NaN; sample again with the checkpoint's dtype at bfloat16 or float32")

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from ..backends import backend
 from ..models.noise_augmentation import STATISTICS_FILES
 from ..models.specs import Prediction
-from . import host
 
 DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,7 +39,7 @@ class SD2CheckpointLoader:
         return {
             "required": {
                 "ckpt_name": (
-                    host.list_models("checkpoints"),
+                    backend.list_models("checkpoints"),
                     {"tooltip": "A file in the checkpoints folder, or a folder in diffusers."},
                 ),
                 "prediction": (
@@ -65,14 +65,14 @@ class SD2CheckpointLoader:
         if ckpt_name is None:  # linked: its value is not known yet
             return True
         try:
-            host.resolve_model("checkpoints", ckpt_name)
+            backend.resolve_model("checkpoints", ckpt_name)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def IS_CHANGED(cls, ckpt_name: str, prediction: str, dtype: str) -> str:
-        path = host.resolve_model("checkpoints", ckpt_name)
+        path = backend.resolve_model("checkpoints", ckpt_name)
         files = [path, *path.rglob("*"), *(path.parent / name for name in STATISTICS_FILES)]
         stats = [file.stat() for file in files if file.is_file()]
         return " ".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in stats)
@@ -80,4 +80,4 @@ class SD2CheckpointLoader:
     def load(
         self, ckpt_name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: str = "auto"
     ) -> tuple[Any, ...]:
-        return tuple(host.load_checkpoint(ckpt_name, prediction, DTYPES[dtype]))
+        return tuple(backend.load_checkpoint(ckpt_name, prediction, DTYPES[dtype]))

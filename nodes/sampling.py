@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..samplers import SAMPLERS, SCHEDULERS, truncate
-from . import host, masks
-from .noise import starting_noise
-from .pairing import Prompt, check_decoders
-from .solver import Solver, solver_options
-from .wires import Conditioning, Latent
+from ..backends import DiffusionModel, backend
+from ..backends.pairing import Prompt, check_decoders
+from ..backends.sampler_object import SamplerObject
+from ..pipeline.images import fit_batch
+from ..pipeline.masks import to_latent
+from ..pipeline.types import Conditioning, Latent, Sampling
+from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, starting_noise, truncate
 
 STEPS = (
     "INT",
@@ -116,7 +117,7 @@ class SD2KSampler:
 
     def sample(
         self,
-        model: host.Model,
+        model: DiffusionModel,
         seed: int,
         steps: int,
         cfg: float,
@@ -136,7 +137,7 @@ class SD2KSampler:
         mask = _latent_mask(latent_image.get("noise_mask"), latent)
         if mask is not None and not mask.any():  # nothing to repaint
             return (latent_image,)
-        sampling = host.Sampling(
+        sampling = Sampling(
             seed=seed,
             steps=steps,
             cfg=cfg,
@@ -147,7 +148,7 @@ class SD2KSampler:
             cfg_rescale=cfg_rescale,
         )
         noise = starting_noise(latent, seed, latent_image.get("batch_index"))
-        samples = host.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
+        samples = backend.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
         if samples.isnan().any():
             raise ValueError(
                 f"{sampler_name} gave NaN after {steps} steps; load the checkpoint with dtype bfloat16 or float32 "
@@ -174,8 +175,8 @@ class SD2Sampler:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"sampler_name": SAMPLER_NAME}, "optional": {"eta": ETA}}
 
-    def select(self, sampler_name: str, eta: float = 0.0) -> tuple[Solver]:
-        return (Solver(sampler_name=sampler_name, options=solver_options(sampler_name, eta)),)
+    def select(self, sampler_name: str, eta: float = 0.0) -> tuple[SamplerObject]:
+        return (SamplerObject(sampler_name=sampler_name, options=sampler_options(sampler_name, eta)),)
 
 
 class SD2Scheduler:
@@ -194,8 +195,8 @@ class SD2Scheduler:
         model = ("MODEL", {"tooltip": "The model to sample with; its own noise schedule is cut into steps."})
         return {"required": {"model": model, "scheduler": SCHEDULER, "steps": STEPS, "denoise": DENOISE}}
 
-    def space(self, model: host.Model, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
-        return (truncate(SCHEDULERS[scheduler], host.schedule(model), steps, denoise).float(),)
+    def space(self, model: DiffusionModel, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
+        return (truncate(SCHEDULERS[scheduler], backend.schedule(model), steps, denoise).float(),)
 
 
 def _checked(latent: Tensor) -> Tensor:
@@ -210,4 +211,4 @@ def _latent_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
     """A noise_mask of any shape as [B, 1, h, w]."""
     if mask is None:
         return None
-    return masks.fit_batch(masks.to_latent(mask, *latent.shape[-2:]), len(latent)).cpu()
+    return fit_batch(to_latent(mask, *latent.shape[-2:]), len(latent)).cpu()

@@ -1,7 +1,6 @@
 """Samplers in sigma space: schedule, parameterization, guidance and solver are separate, joined by two tables.
 
-A run is `sigmas = SCHEDULERS[name](schedule, steps)`, `x = initial_sample(noise, sigmas[0])`,
-`x = SAMPLERS[name](denoiser(model, schedule, prediction), x, sigmas, noise=...)`, `final_sample(x, sigmas[-1])`.
+A run is `run(SAMPLERS[name], denoiser(model, schedule, prediction), SCHEDULERS[name](schedule, steps), noise=...)`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,11 @@ from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_sde
 from .euler import sample_euler, sample_euler_ancestral
 from .guidance import cfg, guide, rescale
 from .heun import sample_heun
+from .masked import MaskAt, hold_unmasked, keep_unmasked
+from .noise import starting_noise, step_noise
 from .parameterization import Prediction, denoiser, final_sample, from_x0, initial_sample, to_x0
 from .plms import sample_plms
+from .run import run, sampler_options
 from .schedule import (
     NoiseSchedule,
     Scheduler,
@@ -59,6 +61,7 @@ __all__ = [
     "SCHEDULERS",
     "Callback",
     "Denoise",
+    "MaskAt",
     "NoiseSampler",
     "NoiseSchedule",
     "Prediction",
@@ -69,8 +72,14 @@ __all__ = [
     "final_sample",
     "from_x0",
     "guide",
+    "hold_unmasked",
     "initial_sample",
+    "keep_unmasked",
     "rescale",
+    "run",
+    "sampler_options",
+    "starting_noise",
+    "step_noise",
     "to_x0",
     "truncate",
 ]

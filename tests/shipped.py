@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd2_family.headless import graph
+from sd2_family.headless import graph, overrides
 from sd2_family.headless.library import LIBRARY
 
 FOLDER = Path(__file__).parent.parent / "workflows"
@@ -60,7 +60,7 @@ def shortened(path, folder):
     """A copy of a workflow, as the canvas saves it, that samples in few steps."""
     workflow = graph.read(path, LIBRARY)
     for setting in quick(path, steps=4):
-        graph.set_value(workflow, setting, LIBRARY)
+        overrides.set_value(workflow, setting, LIBRARY)
     assert not workflow.problems
     copy = folder / path.name
     copy.write_text(json.dumps(workflow.ui))

@@ -12,10 +12,11 @@ import pytest
 import torch
 from checkpoint_layouts import layout
 from safetensors.torch import load_file, save_file
-from sd2_family.models import checkpoint
-from sd2_family.models.checkpoint import inspect, load_checkpoint
-from sd2_family.models.files import REST, WeightsFile, read
+from sd2_family.models import checkpoint, detection
+from sd2_family.models.checkpoint import load_checkpoint
+from sd2_family.models.detection import inspect
 from sd2_family.models.specs import SPECS
+from sd2_family.models.weights_file import REST, WeightsFile, read
 from tiny import SCHEDULE_BUFFERS, tiny_spec, tiny_state, write_checkpoint
 
 UNET, SPREAD = "model.diffusion_model.", "output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -93,7 +94,7 @@ def official(monkeypatch):
         zero = torch.zeros((), dtype=torch.float16)
         tensors = {key: zero.expand(shape) for key, shape in (layout(kind) | changed).items()}
         metadata = {"modelspec.prediction_type": SPECS[kind].prediction}  # zeros have no spread to guess it from
-        monkeypatch.setattr(checkpoint, "read", lambda path: WeightsFile("x", tensors, metadata))
+        monkeypatch.setattr(detection, "read", lambda path: WeightsFile("x", tensors, metadata))
 
     monkeypatch.setattr(checkpoint, "_finite", lambda tensor: True)  # which would look at each of those zeros
     return read
@@ -281,7 +282,7 @@ def test_the_first_rule_that_applies_decides(write, v2):
     assert inspect(write(v2 | wide | key)).reason == "the file's key v_pred"
     path = write(v2 | wide | key, metadata={"modelspec.prediction_type": "eps"})
     assert inspect(path).reason == "the file's metadata, modelspec.prediction_type"
-    assert inspect(path, prediction="v_prediction").reason == "chosen by hand"
+    assert inspect(path, prediction="v_prediction").reason == "set on the loader"
     config.unlink()
     assert inspect(write(v2)).reason == "the default of v2-base"
 
@@ -294,7 +295,7 @@ def test_the_spread_is_not_asked_of_other_kinds(write):
 def test_prediction_by_hand_wins(tmp_path):
     path = write_checkpoint(tmp_path / "x.safetensors", "v2-v")
     loaded = load_checkpoint(path, prediction="epsilon")
-    assert (loaded.kind, loaded.prediction, loaded.reason) == ("v2-base", "epsilon", "chosen by hand")
+    assert (loaded.kind, loaded.prediction, loaded.reason) == ("v2-base", "epsilon", "set on the loader")
     path = write_checkpoint(tmp_path / "y.safetensors", "v2-inpaint", prediction="epsilon")
     loaded = load_checkpoint(path, prediction="v_prediction")
     assert loaded.spec == replace(tiny_spec("v2-inpaint"), prediction="v_prediction")
@@ -312,7 +313,7 @@ def test_a_missing_key_is_named(write, v2, key):
 
 def test_a_missing_key_that_recognition_needs_is_named(write, v2):
     state = {name: tensor for name, tensor in v2.items() if name != UNET + "out.2.weight"}
-    with pytest.raises(ValueError, match=r"x.safetensors holds no out\.2\.weight"):
+    with pytest.raises(ValueError, match=r"x.safetensors has no out\.2\.weight"):
         load_checkpoint(write(state))
 
 
@@ -362,14 +363,14 @@ FOREIGN = {
     "is an SDXL checkpoint": "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias",
     "is a Stable Diffusion 3 model": "model.diffusion_model.joint_blocks.0.context_block.attn.proj.weight",
     "is a Flux model": "double_blocks.0.img_attn.proj.weight",
-    "is a UNet in diffusers' format": "down_blocks.0.attentions.0.norm.weight",
+    "is a UNet in diffusers format": "down_blocks.0.attentions.0.norm.weight",
     "is a UNet alone": "model.diffusion_model.input_blocks.0.0.weight",
     "is an autoencoder": "first_stage_model.encoder.down.0.block.0.conv1.weight",
     "is an autoencoder \\(VAE\\) alone": "encoder.down_blocks.0.resnets.0.conv1.weight",
     "is a text encoder alone": "text_model.encoder.layers.0.mlp.fc1.weight",
     "is a text encoder": "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
     "is a textual-inversion embedding": "emb_params",
-    "is no Stable Diffusion checkpoint": "conv_first.weight",
+    "is not a Stable Diffusion checkpoint": "conv_first.weight",
 }
 
 

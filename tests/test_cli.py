@@ -12,16 +12,14 @@ import torch
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import Bars, main
-from sd2_family.headless.images import load, png_text
+from sd2_family.headless.image_files import load, png_text
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import Folders
 from tiny import write_checkpoint
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """The working directory, with a picture and a workflow that scales and saves it."""
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save("in.png")
     write(canvas())
@@ -125,7 +123,7 @@ def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
         lines[1:],
         (
             "--set Scale.depth=1: node 2 \"Scale\" has no value 'depth'; it has upscale_method, width",
-            "node 1 \"Load Image\": '../in.png' leads out of",
+            "node 1 \"Load Image\": '../in.png' is outside",
             "node 2 \"Scale\": upscale_method is 'magic'; choose one of nearest-exact",
             'node 2 "Scale": width is -1; it takes 0 to 16384',
             'node 4 "Unknown": there is no node type Unknown',
@@ -143,7 +141,7 @@ def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
         (["run", "in.png"], "in.png holds no workflow"),
         (["run", "w.json", "--set", "LoadImage"], "--set LoadImage: write NODE.INPUT=VALUE"),
         (["run", "w.json", "--set", "Load Image.image=none.png"], "'none.png' is not in the input folder"),
-        (["run", "w.json", "--set", "3.filename_prefix=../a"], "'../a' leads out of"),
+        (["run", "w.json", "--set", "3.filename_prefix=../a"], "'../a' is outside"),
         (["inspect", "none.safetensors"], "none.safetensors is not in"),
         (["inspect", "w.json"], "w.json"),
     ],

@@ -4,7 +4,8 @@ import pytest
 import torch
 from checkpoint_layouts import layout
 from open_clip.transformer import TextTransformer
-from sd2_family.models.clip_text import CLIPText, OpenCLIPText, from_hugging_face
+from sd2_family.models.clip_text import CLIPText, OpenCLIPText
+from sd2_family.models.hugging_face import text_weights
 from sd2_family.models.specs import SPECS, TextSpec
 from tiny import hugging_face_text, randomise
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -68,7 +69,7 @@ def test_clip_l_reads_the_last_layer_from_hugging_face_names():
     state = {"transformer.text_model." + k.removeprefix("text_model."): v for k, v in theirs.state_dict().items()}
     state["transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     ours = CLIPText(L)
-    ours.load_state_dict(from_hugging_face(state), strict=True)
+    ours.load_state_dict(text_weights(state), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(ours(TOKENS), theirs(TOKENS).last_hidden_state, **CLOSE)
 
@@ -97,6 +98,6 @@ def test_towers_have_the_tensors_of_the_official_file(kind):
         ours = (OpenCLIPText if spec.tower == "openclip-h" else CLIPText)(spec)
         state = {name: torch.empty(shape) for name, shape in official.items()}
     if spec.tower == "clip-l":
-        state = from_hugging_face(state)
+        state = text_weights(state)
     assert {name: t.shape for name, t in ours.state_dict().items()} == {name: t.shape for name, t in state.items()}
     assert not list(ours.buffers())  # a non-persistent buffer would stay on meta

@@ -8,10 +8,12 @@ import torch
 from checkpoint_layouts import layout
 from diffusers_keys import transformers_image
 from PIL import Image
-from sd2_family.models.clip_image import MEAN, STD, ImageTower, from_hugging_face, image_weights, preprocess
+from sd2_family.models import hugging_face
+from sd2_family.models.clip_image import MEAN, STD, ImageTower, preprocess
+from sd2_family.models.detection import image_weights
 from sd2_family.models.noise_augmentation import NoiseAugmentation
 from sd2_family.models.specs import SPECS
-from sd2_family.nodes.pictures import SAMPLES
+from sd2_family.nodes.sample_image import SAMPLES
 from tiny import hugging_face_image, randomise, tiny_spec
 from transformers import CLIPImageProcessor
 
@@ -36,7 +38,10 @@ def test_same_embedding_as_transformers(kind):
 def test_hugging_faces_names_are_understood(kind):
     state = tower(kind).state_dict()
     renamed = hugging_face_image(state)
-    for given in (from_hugging_face(renamed), image_weights({f"model.visual.{key}": t for key, t in renamed.items()})):
+    for given in (
+        hugging_face.image_weights(renamed),
+        image_weights({f"model.visual.{key}": t for key, t in renamed.items()}),
+    ):
         assert given.keys() == state.keys()
         assert all(torch.equal(given[key], tensor) for key, tensor in state.items())
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sd2_family.headless.cli import main
-from sd2_family.nodes import folders
-from sd2_family.nodes.pictures import SAMPLES
+from sd2_family.nodes.sample_image import SAMPLES
 from tiny import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +20,6 @@ DEMO = ROOT / "models" / "demo" / "sd2-demo-inpaint.safetensors"
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "_chosen", folders.Folders())
     (tmp_path / "models" / "checkpoints").mkdir(parents=True)
     (tmp_path / "input").mkdir()
 
@@ -78,7 +76,7 @@ def test_only_the_mask_changes_and_soon(run):
     image, mask = bundled(Path(name["widgets_values"][0]).stem)
     outside = np.asarray(mask.resize(image.size)) == 0
     # the workflow feathers the mask by a few pixels: beyond them the picture is the input's own
-    from sd2_family.nodes import masks
+    from sd2_family.pipeline import masks
 
     blur = next(n for n in json.loads(WORKFLOW.read_text())["nodes"] if n["type"] == "SD2MaskPreprocess")
     _, _, width, *_ = blur["widgets_values"]
@@ -164,7 +162,7 @@ def nan(path):
         ("evil.ckpt", runs_code, "wants to run"),
         ("style.safetensors", lora, "is a LoRA"),
         ("base.safetensors", text_to_image, "kind v2-base"),
-        ("nan.safetensors", nan, "holds NaN"),
+        ("nan.safetensors", nan, "has NaN"),
     ],
 )
 def test_a_bad_checkpoint_is_one_sentence_and_status_2(run, tmp_path, monkeypatch, name, make, sentence):

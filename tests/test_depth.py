@@ -9,8 +9,9 @@ from diffusers import StableDiffusionDepth2ImgPipeline
 from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, without_noise
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
-from sd2_family.nodes import depthmap, host
-from sd2_family.nodes.noise import starting_noise
+from sd2_family.backends import backend
+from sd2_family.pipeline import depth as depth_map
+from sd2_family.samplers.noise import starting_noise
 from tiny import tiny_state, write_checkpoint
 from torch.nn.functional import interpolate
 
@@ -32,7 +33,7 @@ def models(tmp_path_factory):
 def load(models):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SD2_MODELS_DIR", str(models))
-        yield cache(lambda name: host.load_checkpoint(f"{name}.safetensors"))
+        yield cache(lambda name: backend.load_checkpoint(f"{name}.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +118,9 @@ def test_a_flat_map_is_no_division_by_zero(file):
 
 def test_a_map_for_another_size_is_stretched_when_sampling():
     depth = reference(torch.rand(1, 24, 24), 16, 16)
-    fitted = depthmap.channel({"concat_depth": depth}, torch.zeros(3, 4, 8, 12))
+    fitted = depth_map.channel({"concat_depth": depth}, torch.zeros(3, 4, 8, 12))
     torch.testing.assert_close(fitted, reference(depth[:, 0], 8, 12).repeat(3, 1, 1, 1), rtol=0, atol=1e-6)
-    same = depthmap.channel({"concat_depth": depth}, torch.zeros(1, 4, 16, 16))
+    same = depth_map.channel({"concat_depth": depth}, torch.zeros(1, 4, 16, 16))
     torch.testing.assert_close(same, depth, rtol=0, atol=1e-6)
 
 
@@ -189,7 +190,7 @@ def test_ten_ddim_steps_from_a_picture(monkeypatch, file, steps, strength):
 
 def test_a_file_without_a_depth_estimator_says_what_to_load(load):
     for name in ("v2-base", "no-midas"):
-        with pytest.raises(ValueError, match=rf"^{name}.safetensors holds no depth estimator; load 512-depth-ema"):
+        with pytest.raises(ValueError, match=rf"^{name}.safetensors has no depth estimator; load 512-depth-ema"):
             call("SD2DepthEstimate", depth_model=load(name).depth_model, image=picture())
 
 
@@ -204,5 +205,5 @@ def test_a_depth_model_without_a_depth_map_says_what_is_missing(file, side):
     with_map, without = conditioned(file, picture()), prompts(file)
     positive = without[0] if side != "negative" else with_map[0]
     negative = without[1] if side != "positive" else with_map[1]
-    with pytest.raises(ValueError, match=r"without a depth map; put SD2DepthConditioning .*512-base-ema"):
+    with pytest.raises(ValueError, match=r"without a depth map; put SD2 Depth Conditioning .*512-base-ema"):
         sample(file, positive, negative, torch.zeros(1, 4, 8, 12))

@@ -12,16 +12,17 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image, transformers_text
 from safetensors.torch import load_file, save_file
 from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.backends import backend
 from sd2_family.headless.cli import main
 from sd2_family.models.autoencoder import AutoencoderKL
-from sd2_family.models.checkpoint import inspect, load_checkpoint
-from sd2_family.models.clip_image import ImageTower, image_weights
+from sd2_family.models.checkpoint import load_checkpoint
+from sd2_family.models.clip_image import ImageTower
 from sd2_family.models.clip_text import CLIPText, OpenCLIPText
+from sd2_family.models.detection import image_weights, inspect
 from sd2_family.models.diffusers_folder import original_keys
 from sd2_family.models.midas import DPTHybrid
 from sd2_family.models.specs import SPECS
 from sd2_family.models.unet import UNet
-from sd2_family.nodes import host
 from test_midas import in_transformers
 from tiny import tiny_spec, write_checkpoint
 from transformers import CLIPImageProcessor
@@ -182,7 +183,7 @@ def test_prediction_from_the_scheduler(saved, tmp_path, prediction, kind):
     assert (found.spec.kind, found.spec.prediction) == (kind, prediction)
     assert found.reason == "scheduler/scheduler_config.json beside the weights"
     assert str(found).startswith(f"copy: {kind}, text-to-image")
-    assert inspect(folder, prediction="epsilon").reason == "chosen by hand"
+    assert inspect(folder, prediction="epsilon").reason == "set on the loader"
 
 
 def test_zero_terminal_snr_from_the_scheduler(saved, tmp_path):
@@ -335,15 +336,15 @@ def models(saved, tmp_path, monkeypatch):
 
 
 def test_folders_are_offered_beside_the_files(models):
-    names = host.list_models("checkpoints")
+    names = backend.list_models("checkpoints")
     assert [name for name in names if "demo" not in name] == ["by-someone/tiny", "tiny.safetensors"]
-    assert host.resolve_model("checkpoints", "by-someone/tiny") == models / "diffusers" / "by-someone" / "tiny"
+    assert backend.resolve_model("checkpoints", "by-someone/tiny") == models / "diffusers" / "by-someone" / "tiny"
     loader = NODE_CLASS_MAPPINGS["SD2CheckpointLoader"]
     for name in ("by-someone/tiny", str(models / "diffusers" / "by-someone" / "tiny")):
         assert loader.VALIDATE_INPUTS(name) is True
     assert str(models / "diffusers" / "by-someone") in loader.VALIDATE_INPUTS("by-someone/other")
-    with pytest.raises(ValueError, match="leads out"):
-        host.resolve_model("checkpoints", "../tiny")
+    with pytest.raises(ValueError, match="is outside"):
+        backend.resolve_model("checkpoints", "../tiny")
 
 
 def test_a_changed_folder_is_noticed(models, saved, tmp_path):

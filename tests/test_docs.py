@@ -108,7 +108,11 @@ def numbers(text):
 def messages():
     """Every string in the code, as it is said, with an ellipsis for what is filled in."""
     found = []
-    for path in [path for room in ("models", "samplers", "nodes") for path in (ROOT / room).glob("*.py")]:
+    for path in [
+        path
+        for room in ("models", "samplers", "pipeline", "backends", "nodes")
+        for path in (ROOT / room).rglob("*.py")
+    ]:
         for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(item, ast.JoinedStr):
                 found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in item.values))

@@ -10,9 +10,9 @@ from checkpoint_layouts import layout
 from PIL import Image
 from safetensors.torch import load_file
 from sd2_family.models.checkpoint import load_checkpoint
-from sd2_family.models.files import read
 from sd2_family.models.unet import timestep_embedding
-from sd2_family.nodes import depthmap, lowres
+from sd2_family.models.weights_file import read
+from sd2_family.pipeline import depth, upscale
 from sd2_family.training import (
     autoencoder_phase,
     dataset,
@@ -291,14 +291,14 @@ def test_what_a_phase_goes_on_from(tmp_path, phase, files, before):
 
 def test_depth_is_seen_as_the_node_shows_it():
     maps = torch.rand(3, 128, 128) * torch.tensor([1.0, 50.0, 0.0])[:, None, None]
-    assert torch.allclose(depth_phase.depth_channel(maps, 16), depthmap.fit(maps[:, None], 16, 16), atol=1e-6)
+    assert torch.allclose(depth_phase.depth_channel(maps, 16), depth.fit(maps[:, None], 16, 16), atol=1e-6)
 
 
 def test_the_small_image_is_noised_as_the_node_does():
     large = torch.rand(1, 3, 32, 32) * 2 - 1
     small = large.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
-    options = lowres.values(small.movedim(1, -1) / 2 + 0.5, 120, 9)
-    expected, level = lowres.condition(options, torch.zeros(1, 4, 8, 8))
+    options = upscale.options(small.movedim(1, -1) / 2 + 0.5, 120, 9)
+    expected, level = upscale.condition(options, torch.zeros(1, 4, 8, 8))
     found = upscale_phase.noised(upscale_phase.shrink(large), level, torch.Generator().manual_seed(9))
     assert torch.allclose(found, expected, atol=1e-6)
 

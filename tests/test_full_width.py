@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 
 MEASURE = """
 import resource, sys, time
-from sd2_family.models import checkpoint
+from sd2_family.models import checkpoint, detection
 rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-checkpoint.inspect(sys.argv[1])  # import everything, warm the file cache
+detection.inspect(sys.argv[1])  # import everything, warm the file cache
 start, before = time.perf_counter(), rss()
 loaded = checkpoint.load_checkpoint(sys.argv[1])
 print(time.perf_counter() - start, rss() - before)

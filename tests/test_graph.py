@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 from fake_nodes import CALLS, LIBRARY, Picky, canvas, prompt
-from sd2_family.headless import graph
+from sd2_family.headless import graph, overrides
 from sd2_family.headless.check import check
 from sd2_family.headless.execute import Executor, NodeError
-from sd2_family.headless.images import save_png
+from sd2_family.headless.image_files import save_png
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def run(data, executor=None):
 def problems_of(data, *settings):
     workflow = graph.from_json(data, LIBRARY)
     for setting in settings:
-        graph.set_value(workflow, setting, LIBRARY)
+        overrides.set_value(workflow, setting, LIBRARY)
     try:
         check(workflow, LIBRARY)
     except graph.WorkflowError as error:
@@ -147,7 +147,7 @@ def test_set_by_id_and_by_title_changes_prompt_and_canvas():
     data = canvas()
     workflow = graph.from_json(data, LIBRARY)
     for setting in ("1.seed=8", "Second.scale=0.25", "Second.word=a = b.c", "1.exact=no", "A Number.kind=small"):
-        graph.set_value(workflow, setting, LIBRARY)
+        overrides.set_value(workflow, setting, LIBRARY)
     assert workflow.problems == []
     assert workflow.prompt["1"]["inputs"] == {
         "seed": 8, "scale": 1.5, "kind": "small", "exact": False, "word": "hello",
@@ -162,7 +162,7 @@ def test_set_fills_a_canvas_that_saved_fewer_values():
     data = canvas()
     data["nodes"][1]["widgets_values"] = [3]
     workflow = graph.from_json(data, LIBRARY)
-    graph.set_value(workflow, "Second.exact=true", LIBRARY)
+    overrides.set_value(workflow, "Second.exact=true", LIBRARY)
     assert workflow.ui["nodes"][1]["widgets_values"] == [3, None, None, True]
 
 

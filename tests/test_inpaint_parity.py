@@ -5,8 +5,8 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, without_noise
 from sd2_family import NODE_CLASS_MAPPINGS
-from sd2_family.nodes import host
-from sd2_family.nodes.noise import starting_noise
+from sd2_family.backends import backend
+from sd2_family.samplers.noise import starting_noise
 from tiny import write_checkpoint
 
 STEPS, CFG, SEED = 10, 5.0, 7
@@ -19,7 +19,7 @@ def test_ten_ddim_steps(tmp_path, monkeypatch, kind, prediction):
     (tmp_path / "checkpoints").mkdir()
     write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors", kind)
     monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
-    model, clip, vae, *_ = host.load_checkpoint("tiny.safetensors", prediction)
+    model, clip, vae, *_ = backend.load_checkpoint("tiny.safetensors", prediction)
     nodes = {name: node() for name, node in NODE_CLASS_MAPPINGS.items()}
 
     torch.manual_seed(1)

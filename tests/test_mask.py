@@ -3,7 +3,7 @@
 import pytest
 import torch
 from sd2_family import NODE_CLASS_MAPPINGS
-from sd2_family.nodes import masks
+from sd2_family.pipeline import masks
 
 
 def preprocess(mask, **widgets):

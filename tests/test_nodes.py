@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from sd2_family.backends import backend, folders
 from sd2_family.headless import stock
 from sd2_family.models.specs import SPECS
-from sd2_family.nodes import folders, guider, host, pictures, pixels, standalone
-from sd2_family.nodes.noise import starting_noise, step_noise
-from sd2_family.nodes.tiling import tiled
+from sd2_family.nodes import sample_image
+from sd2_family.pipeline import components, images, inpaint, sample
+from sd2_family.pipeline.denoiser import guided_denoiser
+from sd2_family.pipeline.progress import reporting
+from sd2_family.pipeline.tiling import tiled
+from sd2_family.samplers import keep_unmasked
+from sd2_family.samplers.noise import starting_noise, step_noise
 from tiny import write_checkpoint
 
 WIDGETS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -164,7 +170,7 @@ def test_inputs_are_well_formed(node, name):
 # end to end
 
 
-@pytest.mark.parametrize("fill", list(pixels.FILLS))
+@pytest.mark.parametrize("fill", list(images.FILLS))
 @pytest.mark.parametrize("size", [(64, 64), (61, 75), (40, 8), (3, 90)])
 def test_inpainting_keeps_size_and_everything_outside_the_mask(inpaint, fill, size):
     image, mask = picture(*size), box(*size)
@@ -227,7 +233,7 @@ def test_an_empty_mask_gives_the_input_and_says_so(inpaint, caplog, mask, keep_u
         "SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "noise", keep_unmasked=keep_unmasked
     )
     assert len(caplog.messages) == 1
-    assert "SD2MaskPreprocess" in caplog.messages[0]
+    assert "SD2 Mask Preprocess" in caplog.messages[0]
     latent = sample(inpaint, *prepared)
     assert torch.equal(latent["samples"], prepared[2]["samples"])
     (generated,) = call("SD2VAEDecode", latent, inpaint.vae)
@@ -295,7 +301,7 @@ def test_the_kept_part_follows_the_noise_level():
     x, latent, noise = torch.randn(3, 2, 4, 8, 8, generator=torch.manual_seed(0))
     mask = torch.rand(2, 1, 8, 8, generator=torch.manual_seed(1))  # soft: both sides count
     seen = []
-    masked = guider.keep_unmasked(lambda x, sigma: seen.append(x) or x * sigma, latent, noise, mask)
+    masked = keep_unmasked(lambda x, sigma: seen.append(x) or x * sigma, latent, noise, mask)
     result = masked(x, 3.0)
     expected = x * mask + (latent + 3 * noise) * (1 - mask)  # ComfyUI's KSamplerX0Inpaint
     assert torch.allclose(seen[0], expected, atol=1e-5)
@@ -331,9 +337,9 @@ def test_prompts_of_different_length_share_a_call(load):
     short = prompts(file)[1]
     assert long[0][0].shape[1] > short[0][0].shape[1] == 77
     latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
-    together = guider.guided_denoiser(file.model, long, short, latent, None, scale=3.0, phi=0.0)(latent, 2.0)
+    together = guided_denoiser(file.model, long, short, latent, None, scale=3.0, phi=0.0)(latent, 2.0)
     sides = [
-        guider.guided_denoiser(file.model, side, side, latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+        guided_denoiser(file.model, side, side, latent, None, scale=1.0, phi=0.0)(latent, 2.0)
         for side in (long, short)
     ]
     assert torch.allclose(together, sides[1] + 3 * (sides[0] - sides[1]), rtol=1e-4, atol=1e-4)  # float32 sums
@@ -345,7 +351,7 @@ def test_combined_prompts_are_averaged_by_strength(load):
     latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
 
     def x0(*entries):
-        return guider.guided_denoiser(file.model, list(entries), [], latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+        return guided_denoiser(file.model, list(entries), [], latent, None, scale=1.0, phi=0.0)(latent, 2.0)
 
     mixed = x0([first[0], {"strength": 3.0}], second)
     assert torch.allclose(mixed, 0.75 * x0(first) + 0.25 * x0(second), rtol=1e-4, atol=1e-4)  # float32 sums
@@ -362,7 +368,9 @@ def test_an_inpainting_model_without_inpainting_conditioning_sees_one_grey_every
 
 
 def test_the_grey_of_the_published_autoencoder_is_comfyuis_constant():
-    grey = guider.grey_latent(SPECS["v1-inpaint"], encode=lambda pixels: pytest.fail("it is known"))
+    from sd2_family.pipeline.inpaint import gray_latent
+
+    grey = gray_latent(SPECS["v1-inpaint"], encode=lambda pixels: pytest.fail("it is known"))
     assert grey.flatten().tolist() == pytest.approx([0.8223, -0.6876, 0.6364, 0.138])
 
 
@@ -403,11 +411,8 @@ def test_stock_ddim_is_euler_that_holds_what_is_kept_at_other_noise(load):
 def test_progress_is_reported(load):
     file = load("v2-base")
     heard = []
-    host.set_reporter(lambda done, total: heard.append((done, total)))
-    try:
+    with reporting(lambda done, total: heard.append((done, total))):
         sample(file, *prompts(file), {"samples": torch.zeros(1, 4, 8, 8)}, steps=4)
-    finally:
-        host.set_reporter(None)
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -436,7 +441,7 @@ def test_tiled_autoencoder_is_close_to_the_whole(inpaint, monkeypatch):
     # norms and attention see a tile and not the picture, which random weights feel most; a misplaced tile gives 0
     assert torch.corrcoef(torch.stack([decoded.flatten(), whole.flatten()]))[0, 1] > 0.7
     assert torch.corrcoef(torch.stack([tiles.flatten(), latent.flatten()]))[0, 1] > 0.7
-    monkeypatch.setattr(standalone, "LARGE", 64 * 64)
+    monkeypatch.setattr(components, "LARGE", 64 * 64)
     assert torch.equal(inpaint.vae.encode(image), inpaint.vae.encode_tiled(image))
 
 
@@ -451,7 +456,7 @@ def test_a_resized_latent_is_not_cut(inpaint):
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9])
 def test_padding_reflects(length):
     x = torch.arange(length).float().view(1, length, 1, 1).expand(1, length, 8, 1)
-    padded = pixels.pad(x, 8)[0, :, 0, 0].numpy()
+    padded = images.pad(x, 8)[0, :, 0, 0].numpy()
     assert (padded == np.pad(np.arange(length), (0, -length % 8), mode="reflect")).all()
 
 
@@ -459,10 +464,10 @@ def test_surroundings_continue_a_gradient():
     ramp = torch.linspace(0, 1, 64).view(1, 1, 64, 1).expand(1, 64, 64, 3)
     hole = torch.zeros(1, 64, 64, dtype=torch.bool)
     hole[:, 24:40, 24:40] = True
-    filled = pixels.fill_surroundings(ramp, hole)
+    filled = images.fill_surroundings(ramp, hole)
     assert torch.equal(filled[~hole], ramp[~hole])
     assert (filled - ramp).abs().max() < 0.15
-    assert torch.equal(pixels.fill_surroundings(ramp, torch.ones_like(hole)), torch.full_like(ramp, 0.5))
+    assert torch.equal(images.fill_surroundings(ramp, torch.ones_like(hole)), torch.full_like(ramp, 0.5))
 
 
 def test_color_match_undoes_a_shift():
@@ -477,13 +482,13 @@ def test_color_match_undoes_a_shift():
 
 def test_composite_accepts_other_sizes():
     image = picture(61, 75)
-    padded = pixels.pad(image, 8)
+    padded = images.pad(image, 8)
     assert torch.equal(call("SD2Composite", image, padded, torch.ones(1, 61, 75), False)[0], image)
     assert call("SD2Composite", image, picture(128, 128), box(20, 20), True)[0].shape == image.shape
 
 
 def test_sample_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "SAMPLES", tmp_path)
+    monkeypatch.setattr(sample_image, "SAMPLES", tmp_path)
     colours = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     Image.fromarray(colours).save(tmp_path / "park.png")
     Image.fromarray(colours[..., 0]).save(tmp_path / "park_mask.png")
@@ -493,7 +498,7 @@ def test_sample_images(tmp_path, monkeypatch):
     assert torch.equal(image, torch.from_numpy(colours / np.float32(255))[None])
     assert torch.equal(mask, image[..., 0])
     assert not call("SD2SampleImage", "alone.png")[1].any()
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match="is outside"):
         call("SD2SampleImage", "../alone.png")
 
 
@@ -502,11 +507,11 @@ def test_sample_images(tmp_path, monkeypatch):
 
 def test_models_are_found_by_name_and_path(models, monkeypatch):
     monkeypatch.setenv("SD2_MODELS_DIR", str(models))
-    names = host.list_models("checkpoints")
+    names = backend.list_models("checkpoints")
     assert {"v2-v.safetensors", "sub/half.safetensors"} <= set(names)
     assert entries("SD2CheckpointLoader")["ckpt_name"][0] == names
     for name in ("sub/half.safetensors", str(models / "checkpoints" / "sub" / "half.safetensors")):
-        assert host.resolve_model("checkpoints", name) == models / "checkpoints" / "sub" / "half.safetensors"
+        assert backend.resolve_model("checkpoints", name) == models / "checkpoints" / "sub" / "half.safetensors"
         assert NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].VALIDATE_INPUTS(name) is True
 
 
@@ -514,8 +519,8 @@ def test_models_are_found_by_name_and_path(models, monkeypatch):
 def test_names_stay_inside_the_folder(models, monkeypatch, name):
     monkeypatch.setenv("SD2_MODELS_DIR", str(models))
     (models / "secret.safetensors").touch()
-    with pytest.raises(ValueError, match="leads out"):
-        host.resolve_model("checkpoints", name)
+    with pytest.raises(ValueError, match="is outside"):
+        backend.resolve_model("checkpoints", name)
 
 
 def test_a_missing_model_says_where_it_was_looked_for(models, monkeypatch):
@@ -525,13 +530,13 @@ def test_a_missing_model_says_where_it_was_looked_for(models, monkeypatch):
     assert str(models / "checkpoints") in answer
 
 
-def test_chosen_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "_chosen", folders.Folders())
-    host.set_dirs(models=tmp_path, input=tmp_path / "in")
-    host.set_dirs(output=tmp_path / "out")
-    assert host.input_dir() == tmp_path / "in"
-    assert host.output_dir() == tmp_path / "out"
-    assert folders.model_dirs("checkpoints")[0] == tmp_path / "checkpoints"
+def test_chosen_folders(tmp_path):
+    chosen = folders.Folders(models=tmp_path, input=tmp_path / "in", output=tmp_path / "out")
+    with folders.using(chosen):
+        assert backend.input_dir() == tmp_path / "in"
+        assert folders.output_dir() == tmp_path / "out"
+        assert folders.model_dirs("checkpoints")[0] == tmp_path / "checkpoints"
+    assert folders.output_dir() == Path.cwd() / "output"
 
 
 def test_a_replaced_file_is_noticed(tmp_path, monkeypatch):
@@ -586,7 +591,7 @@ def test_wrong_shapes_and_wires_are_named(load):
     with pytest.raises(ValueError, match=r"\[1, 16, 8, 8\]"):
         sample(file, positive, negative, {"samples": torch.zeros(1, 16, 8, 8)})
     narrow = [[torch.zeros(1, 77, 48), {}]]
-    with pytest.raises(ValueError, match=r"48 .*64"):
+    with pytest.raises(ValueError, match=r"48-dim.*64"):
         sample(file, narrow, negative, {"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="area"):
         sample(file, [[positive[0][0], {"area": (8, 8, 0, 0)}]], negative, {"samples": torch.zeros(1, 4, 8, 8)})

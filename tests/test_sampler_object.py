@@ -4,9 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sd2_family.nodes.noise import starting_noise, step_noise
-from sd2_family.nodes.solver import Solver, TabulatedSchedule, rescaled_guidance, solver_options
-from sd2_family.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, final_sample, from_x0, initial_sample
+from sd2_family.backends.sampler_object import SamplerObject, TabulatedSchedule, rescaled_guidance
+from sd2_family.samplers import (
+    SAMPLERS,
+    SCHEDULERS,
+    NoiseSchedule,
+    final_sample,
+    from_x0,
+    initial_sample,
+    sampler_options,
+)
+from sd2_family.samplers.noise import starting_noise, step_noise
 
 SCHEDULE = NoiseSchedule()
 LATENT = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -48,7 +56,7 @@ def run(solver, sigmas, mask=None, **model_options):
 @pytest.mark.parametrize("whole", [True, False])
 def test_it_is_the_solver_itself(name, whole):
     sigmas = SCHEDULERS["ldm"](SCHEDULE, 5).float()
-    got, steps = run(Solver(sampler_name=name, options=solver_options(name, 0.5), whole=whole), sigmas)
+    got, steps = run(SamplerObject(sampler_name=name, options=sampler_options(name, 0.5), whole=whole), sigmas)
     x = initial_sample(NOISE, float(sigmas[0]), None if whole else LATENT)
     guider = Guider()
     want = SAMPLERS[name](
@@ -56,7 +64,7 @@ def test_it_is_the_solver_itself(name, whole):
         x,
         sigmas,
         noise=step_noise(LATENT, 3),
-        **solver_options(name, 0.5),
+        **sampler_options(name, 0.5),
     )
     torch.testing.assert_close(got, final_sample(want, float(sigmas[-1])), rtol=1e-6, atol=1e-6)
     assert [step for step, *_ in steps] == [0, 1, 2, 3, 4]
@@ -65,7 +73,7 @@ def test_it_is_the_solver_itself(name, whole):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_whole_run_is_seen_in_its_noise_levels(name):
-    solver = Solver(sampler_name="ddim", options={})
+    solver = SamplerObject(sampler_name="ddim", options={})
     sigmas = SCHEDULERS[name](SCHEDULE, 20).float()
     whole = name != "ddim_uniform"  # ComfyUI's spacing, which ComfyUI takes for a part too
     assert solver.max_denoise(Guider(), sigmas) == whole
@@ -73,7 +81,7 @@ def test_a_whole_run_is_seen_in_its_noise_levels(name):
 
 
 def test_a_run_cut_in_two_is_the_run(monkeypatch):
-    solver = Solver(sampler_name="euler", options={})
+    solver = SamplerObject(sampler_name="euler", options={})
     sigmas = SCHEDULERS["normal"](SCHEDULE, 6).float()
     whole, _ = run(solver, sigmas)
     first, _ = run(solver, sigmas[:4])
@@ -87,7 +95,7 @@ def test_a_run_cut_in_two_is_the_run(monkeypatch):
 def test_unmasked_is_held_and_the_mask_may_change_with_the_noise():
     mask = torch.zeros(2, 1, 8, 8)
     mask[..., 4:] = 1
-    solver = Solver(sampler_name="ddim", options={"eta": 1.0})
+    solver = SamplerObject(sampler_name="ddim", options={"eta": 1.0})
     sigmas = SCHEDULERS["ldm"](SCHEDULE, 5).float()
     x, _ = run(solver, sigmas, mask)
     assert torch.equal(x[..., :4], LATENT[..., :4])

@@ -9,10 +9,9 @@ from fake_server import FakeServer
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import main
-from sd2_family.headless.images import png_text
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
-from sd2_family.nodes.folders import Folders
 from shipped import WORKFLOWS, named
 from test_cli import canvas, write
 
@@ -28,7 +27,6 @@ def server():
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """The working directory, with a picture and a workflow that scales and saves it."""
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8), "blue").save("in.png")
     write(canvas())
@@ -150,7 +148,7 @@ def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, f
             "  --set Scale.depth=1: node 2 \"Scale\" has no value 'depth'; it has upscale_method",
             f"  node 1 \"Load Image\": 'in.png' is neither in the input folder {folder} nor on the server; ",
             '  node 4 "Unknown": the server has no node type Unknown; install',
-            "  node 5 \"Load Image\": '../up.png' leads out of",
+            "  node 5 \"Load Image\": '../up.png' is outside",
         ),
         strict=True,
     ):

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeli
 from diffusers_keys import diffusers_unet, diffusers_vae, transformers_text
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.noise import starting_noise
+from sd2_family.samplers.noise import starting_noise
 from tiny import write_checkpoint
 
 CFG, SEED = 7.5, 7

@@ -10,11 +10,12 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.backends import backend
 from sd2_family.headless import stock
-from sd2_family.models.checkpoint import inspect, load_checkpoint
+from sd2_family.models.checkpoint import load_checkpoint
+from sd2_family.models.detection import inspect
 from sd2_family.models.noise_augmentation import NoiseAugmentation, Statistics, squared_cosine_betas
-from sd2_family.nodes import host
-from sd2_family.nodes.vision import ImageEmbedding, class_condition
+from sd2_family.pipeline.unclip import ImageEmbedding, class_condition
 from tiny import tiny_state, write_checkpoint
 
 DIM = 64
@@ -159,7 +160,7 @@ def text(loaded):
 
 
 def test_pictures_guide_beside_and_without_a_prompt(models):
-    loaded = host.load_checkpoint("unclip-h.safetensors")
+    loaded = backend.load_checkpoint("unclip-h.safetensors")
     picture = torch.rand(2, 40, 50, 3)
     outputs = [stock.CLIPVisionEncode().encode(loaded.clip_vision, one[None], "none")[0] for one in picture]
     results = [sample(loaded, text(loaded))]
@@ -171,15 +172,17 @@ def test_pictures_guide_beside_and_without_a_prompt(models):
 
 
 def test_wrong_pairings_say_what_to_load(models):
-    h, low, plain = (host.load_checkpoint(f"{kind}.safetensors") for kind in ("unclip-h", "unclip-l", "v2-base"))
+    h, low, plain = (backend.load_checkpoint(f"{kind}.safetensors") for kind in ("unclip-h", "unclip-l", "v2-base"))
     picture = torch.rand(1, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"^v2-base.safetensors holds no image encoder; unCLIP needs sd21-"):
+    with pytest.raises(ValueError, match=r"^v2-base.safetensors has no image encoder; unCLIP needs sd21-"):
         stock.CLIPVisionEncode().encode(plain.clip_vision, picture, "center")
     (narrow,) = call("SD2UnCLIPConditioning", text(h), low.clip_vision.encode_image(picture), 1.0, 0, 0)
-    with pytest.raises(ValueError, match=r"encoded to 48 numbers, but unclip-h.safetensors reads 64; take the clip_v"):
+    with pytest.raises(ValueError, match=r"are 48-dim, but unclip-h.safetensors expects 64; use the clip_v"):
         sample(h, narrow)
     (on_plain,) = call("SD2UnCLIPConditioning", text(plain), h.clip_vision.encode_image(picture), 1.0, 0, 0)
-    with pytest.raises(ValueError, match=r"kind v2-base.*picture as condition, which needs kind unclip-h or unclip-l"):
+    with pytest.raises(
+        ValueError, match=r"kind v2-base.*an image embedding, which needs a checkpoint of kind unclip-h or unclip-l"
+    ):
         sample(plain, on_plain)
 
 
@@ -249,8 +252,8 @@ def test_a_file_without_tower_or_tables_still_loads(models):
         if not key.startswith(("embedder.", "noise_augmentor."))
     }
     save_file(state, models / "bare.safetensors")
-    loaded = host.load_checkpoint("bare.safetensors")
-    with pytest.raises(ValueError, match=r"bare.safetensors holds no image encoder"):
+    loaded = backend.load_checkpoint("bare.safetensors")
+    with pytest.raises(ValueError, match=r"bare.safetensors has no image encoder"):
         loaded.clip_vision.encode_image(torch.rand(1, 8, 8, 3))
     assert torch.equal(loaded.model.noise_augmentation.betas, NoiseAugmentation(DIM).betas)
 
@@ -260,7 +263,7 @@ def test_a_file_without_tower_or_tables_still_loads(models):
 
 @pytest.fixture
 def prior(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "input_dir", lambda: tmp_path)
+    monkeypatch.setattr(backend, "input_dir", lambda: tmp_path)
     return SimpleNamespace(save=lambda name, **tensors: save_file(tensors, tmp_path / name), folder=tmp_path)
 
 
@@ -295,4 +298,4 @@ def test_files_that_are_no_embeddings(prior):
     assert node.VALIDATE_INPUTS("two.safetensors") is True
     assert node.VALIDATE_INPUTS(None) is True
     assert "is not in the input folder" in node.VALIDATE_INPUTS("absent.safetensors")
-    assert "leads out of" in node.VALIDATE_INPUTS("../two.safetensors")
+    assert "is outside" in node.VALIDATE_INPUTS("../two.safetensors")

@@ -7,11 +7,11 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, transformers_image, transformers_text
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
+from sd2_family.backends import backend
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.clip_image import preprocess
-from sd2_family.nodes import host
-from sd2_family.nodes.noise import starting_noise
-from sd2_family.nodes.vision import class_condition
+from sd2_family.pipeline.unclip import class_condition
+from sd2_family.samplers.noise import starting_noise
 from tiny import write_checkpoint
 
 STEPS, CFG, SEED, LEVEL = 10, 5.0, 7, 250
@@ -27,7 +27,7 @@ def loaded(request, tmp_path, monkeypatch):
         statistics = {"mean": torch.randn(48, generator=generator), "std": torch.rand(48, generator=generator) + 0.5}
         save_file(statistics, tmp_path / "checkpoints" / "ViT-L-14_stats.safetensors")
     monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
-    return host.load_checkpoint("tiny.safetensors")
+    return backend.load_checkpoint("tiny.safetensors")
 
 
 def pipeline(loaded):

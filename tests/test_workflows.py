@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sd2_family.backends.folders import BUNDLED
 from sd2_family.headless import graph
 from sd2_family.headless.check import check
 from sd2_family.headless.cli import main
-from sd2_family.headless.images import load, png_text
+from sd2_family.headless.image_files import load, png_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import BUNDLED, Folders
-from sd2_family.nodes.pictures import SAMPLES
+from sd2_family.nodes.sample_image import SAMPLES
 from shipped import FOLDER, OFFICIAL, WORKFLOWS, checkpoint, executable, named, note, quick, saved
 from tiny import write_checkpoint
 
@@ -25,7 +25,7 @@ SIDE = 256  # of a thumbnail
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch):
+def bundle(tmp_path, monkeypatch, use_folders):
     """Writes tiny stand-ins for what a workflow names: its official checkpoint, and pictures [H, W, 3] with masks."""
     names = [path.name for path in SAMPLES.glob("*.png") if not path.stem.endswith("_mask")]
 
@@ -44,8 +44,8 @@ def bundle(tmp_path, monkeypatch):
             pictures[name] = torch.from_numpy(pixels).float() / 255
         return pictures, torch.from_numpy(mask).float() / 255
 
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=tmp_path))
-    monkeypatch.setattr("sd2_family.nodes.pictures.SAMPLES", tmp_path / "samples")
+    use_folders(models=tmp_path)
+    monkeypatch.setattr("sd2_family.nodes.sample_image.SAMPLES", tmp_path / "samples")
     monkeypatch.chdir(tmp_path)
     return make
 
@@ -291,7 +291,6 @@ def test_an_enlarged_picture_keeps_its_mean_colour(bundle, run):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_what_a_workflow_names_comes_with_the_pack(path, monkeypatch):
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders())
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
     check(graph.read(path, LIBRARY), LIBRARY)
     assert (BUNDLED / checkpoint(path)).is_file()

@@ -42,6 +42,7 @@ def coding_loss(model: AutoencoderKL, x: Tensor, noise: torch.Generator) -> tupl
     """Return the loss of encoding and decoding images x [B, 3, H, W], and the means of their latents."""
     mean, logvar = model.moments(x)
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
+    # KL(N(mean, var) || N(0, 1)), averaged over latents
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return pixel_loss(model.decode(z) - x) + KL_WEIGHT * kl, mean
 

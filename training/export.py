@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
-from ..models.files import REST, part, read
 from ..models.specs import Prediction
+from ..models.weights_file import REST, part, read
 from . import depth_phase, unclip_phase, upscale_phase
 from .autoencoder_phase import load_autoencoder
 from .latent_cache import scene_latents

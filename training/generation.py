@@ -56,6 +56,7 @@ def generate(
         conditioned(model, schedule, empty, concat, negative),
         scale,
     )
+    # drawn on the CPU, so that a seed gives the same image on every device
     noise = torch.randn(len(prompts), 4, side, side, generator=torch.Generator().manual_seed(seed)).to(device())
     return decode(model, run_ddim(denoise, noise, SCHEDULERS["ldm"](schedule, steps)))
 

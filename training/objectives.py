@@ -40,11 +40,14 @@ def denoising_loss(
     where = device()
     a = schedule.alphas_cumprod[t].float().to(where)[:, None, None, None]
     x0, eps = x0.to(where), torch.randn(x0.shape, generator=noise, device=where)
+    # v = sqrt(a) eps - sqrt(1 - a) x0
     target = eps if prediction == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * x0
+    # x_t = sqrt(a) x0 + sqrt(1 - a) eps
     inputs = [a.sqrt() * x0 + (1 - a).sqrt() * eps, *(extra.to(where) for extra in concat)]
     x = torch.cat(inputs, dim=1).contiguous(memory_format=torch.channels_last)
     predicted = model(x, t.to(where), tokens.to(where), None if y is None else y.to(where))
     error: Tensor = (predicted - target).square().mean((1, 2, 3))
+    # 1 / a = 1 + sigma^2
     weight = (1 / a).clamp(max=MAX_LOSS_WEIGHT).flatten() if prediction == "epsilon" else torch.ones_like(error)
     return (weight * error).mean()
 

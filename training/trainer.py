@@ -82,6 +82,7 @@ class TrainingState(Generic[M]):
         self.muon.step()
         self.adam.step()
         self.model.zero_grad()
+        # short at first, so that the random initial weights are forgotten
         decay = min(EMA_DECAY, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.files import read
+from ..models.weights_file import read
 from .export import PREFIXES
 
 

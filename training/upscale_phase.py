@@ -121,6 +121,7 @@ class UpscaleScenes:
 def load_scenes(folder: Path) -> UpscaleScenes:
     """Read a crop of each large scene; the latents are read from `folder`, computed first if missing."""
     images, notes = dataset.large_scenes(folder, dataset.LARGE_SCENE_COUNT)
+    # a fixed seed: the crops stay those of the stored latents
     index, sharp = random_crops(images, dataset.LARGE_SCENE_COUNT, np.random.default_rng(1), LARGEST_CROP)
     path = folder / "latents4.pt"
     if not path.exists():

@@ -223,7 +223,7 @@ def text_gaps():
     gaps = {}
     for kind in ("v1", "v2-base"):
         _, clip, *_ = node("SD2CheckpointLoader", ckpt_name=f"{kind}.safetensors")
-        own = importlib.import_module("pack.nodes.standalone").load_checkpoint(str(FOLDER / f"{kind}.safetensors"))
+        own = importlib.import_module("pack.backends.local").load_checkpoint(str(FOLDER / f"{kind}.safetensors"))
         for name, text in PROMPTS.items():
             (comfyui,) = core_node("nodes", "CLIPTextEncode", clip=clip, text=text)
             (ours,) = node("SD2CLIPTextEncode", clip=clip, text=text)

@@ -18,7 +18,7 @@ import torch
 from comfy_extras.nodes_sdupscale import SD_4XUpscale_Conditioning
 from safetensors.torch import save_file
 
-lowres = sys.modules["pack.nodes.lowres"]
+upscale = sys.modules["pack.pipeline.upscale"]
 SEED = 101  # of the sampler; ComfyUI draws the picture's noise from the seed 10 below it
 
 
@@ -72,7 +72,7 @@ def main():
 
     area = ours.model.memory_required([2, 4, 256, 256])
     numbers["memory of a larger picture"] = ours.model.memory_required([2, 4, 2000, 3000]) / area
-    lowres.TILE, lowres.OVERLAP = 16, 8
+    upscale.TILE, upscale.OVERLAP = 16, 8
     tiles, stock_tiles = ours_on(ours, *given), stock(ours, *given)
     numbers["tiles, our sampler, core's model"] = gap(tiles, ours_on(core, *given))
     numbers["tiles effect"] = gap(tiles, whole)

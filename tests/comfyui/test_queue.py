@@ -14,9 +14,8 @@ from live import ROOT, difference, picture
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import main
-from sd2_family.headless.images import png_text
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.library import LIBRARY
-from sd2_family.nodes.folders import Folders
 from shipped import WORKFLOWS, named, shortened
 
 pytestmark = pytest.mark.comfyui
@@ -25,8 +24,8 @@ TOLERANCE = 2  # of 255: other kernels, and float32 noise levels in ComfyUI
 
 
 @pytest.fixture(autouse=True)
-def folder(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=server.base / "models"))
+def folder(server, tmp_path, monkeypatch, use_folders):
+    use_folders(models=server.base / "models")
     monkeypatch.delenv("SD2_MODELS_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,8 +10,7 @@ from live import PATH, PYTHON, missing
 from safetensors.torch import load_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
-from sd2_family.nodes import lowres
-from sd2_family.nodes.folders import Folders
+from sd2_family.pipeline import upscale
 from tiny import write_checkpoint
 
 pytestmark = pytest.mark.comfyui
@@ -75,12 +74,12 @@ def call(classes, name, *given, **inputs):
 
 @pytest.mark.parametrize("name", ["whole", "stock", "tiles", "stock tiles"])
 @torch.inference_mode()
-def test_same_picture_as_without_comfyui(numbers, folder, monkeypatch, name):
+def test_same_picture_as_without_comfyui(numbers, folder, monkeypatch, use_folders, name):
     inside = load_file(folder / "pictures.safetensors")[name]
-    monkeypatch.setattr("sd2_family.nodes.folders._chosen", Folders(models=folder.parent))
+    use_folders(models=folder.parent)
     if "tiles" in name:
-        monkeypatch.setattr(lowres, "TILE", 16)
-        monkeypatch.setattr(lowres, "OVERLAP", 8)
+        monkeypatch.setattr(upscale, "TILE", 16)
+        monkeypatch.setattr(upscale, "OVERLAP", 8)
     ours = NODE_CLASS_MAPPINGS
     model, clip, vae, *_ = call(ours, "SD2CheckpointLoader", "x4.safetensors")
     image = torch.rand(1, 24, 40, 3, generator=torch.Generator().manual_seed(8))

@@ -1,23 +1,24 @@
-"""Where files are without ComfyUI: a models folder laid out like ComfyUI's, and the folders of pictures."""
+"""Where files are without ComfyUI: a models folder laid out like ComfyUI's, and the folders of images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.files import INDEX
+from ..models.weights_file import INDEX
 
 SUFFIXES = (".safetensors", ".ckpt")
-DIFFUSERS = "diffusers"  # ComfyUI's kind for folders that diffusers saved: checkpoints of several files
+DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Folders:
-    """The folders chosen for this process; None leaves the default."""
+    """The folders of a run; None leaves the default."""
 
     models: Path | None = None
     input: Path | None = None
@@ -27,29 +28,33 @@ class Folders:
 _chosen = Folders()
 
 
-def set_dirs(*, models: Path | None = None, input: Path | None = None, output: Path | None = None) -> None:
-    """Choose folders; those left out keep what they were."""
-    _chosen.models = models or _chosen.models
-    _chosen.input = input or _chosen.input
-    _chosen.output = output or _chosen.output
+@contextmanager
+def using(folders: Folders) -> Iterator[None]:
+    """Use these folders while the block runs."""
+    global _chosen
+    before, _chosen = _chosen, folders
+    try:
+        yield
+    finally:
+        _chosen = before
 
 
 def input_dir() -> Path:
-    """Where pictures are read from; the working directory unless chosen."""
+    """Where images are read from; the working directory unless chosen."""
     return _chosen.input or Path.cwd()
 
 
 def output_dir() -> Path:
-    """Where pictures are written to; `output` in the working directory unless chosen."""
+    """Where images are written to; `output` in the working directory unless chosen."""
     return _chosen.output or Path.cwd() / "output"
 
 
 def inside(folder: Path, name: str) -> Path:
-    """folder / name; ValueError where the name leads out of the folder."""
+    """Join folder and name; ValueError where the result is outside the folder."""
     folder = folder.absolute()
     path = Path(os.path.normpath(folder / name))  # not resolve(): links inside the folder are the user's own choice
     if not path.is_relative_to(os.path.normpath(folder)):
-        raise ValueError(f"{name!r} leads out of {folder}; name a file inside it")
+        raise ValueError(f"{name!r} is outside {folder}; choose a file inside it")
     return path
 
 
@@ -71,18 +76,18 @@ def list_models(kind: str) -> list[str]:
 
 
 def diffusers_folders(places: Iterable[Path]) -> dict[str, Path]:
-    """The folders in these places that diffusers saved, by their path there; the first place comes first."""
+    """The model folders in diffusers format in these places, by relative path; earlier places take precedence."""
     found: dict[str, Path] = {}
     for place in places:
         for root, below, files in os.walk(place, followlinks=True):
             if INDEX in files:
-                below.clear()  # the parts are no models of their own
+                below.clear()  # its parts are not models of their own
                 found.setdefault(Path(root).relative_to(place).as_posix(), Path(root))
     return found
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path leads to a file, or to a folder that diffusers saved."""
+    """Whether a path is a file, or a model folder in diffusers format."""
     return path.is_file() or (path / INDEX).is_file()
 
 
@@ -96,6 +101,6 @@ def resolve_model(kind: str, name: str) -> Path:
         if is_model(path):
             return path
     raise ValueError(
-        f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or choose "
+        f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or set "
         f"another models folder with --models-dir or {VARIABLE}"
     )

@@ -1,29 +1,24 @@
-"""What stands in for ComfyUI when the nodes run without it: device, progress, models and the sampling run."""
+"""The parts of a loaded checkpoint: the objects on the wires outside ComfyUI."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..models.specs import AutoencoderSpec, ModelSpec, Prediction
-from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Step, final_sample, initial_sample, truncate
-from .depthmap import NoDepthModel
-from .folders import resolve_model
-from .guider import check, check_understood, guided_denoiser, hold_unmasked, keep_unmasked
-from .noise import step_noise
-from .solver import solver_options
+from ..samplers import NoiseSchedule
+from .progress import progress
 from .tiling import tiled
-from .vision import ImageEmbedding, NoImageEncoder
-from .wires import Conditioning
+from .types import Conditioning
+from .unclip import ImageEmbedding
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # open_clip takes seconds to import
     from ..models.autoencoder import AutoencoderKL
-    from ..models.checkpoint import Inspection
     from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
     from ..models.midas import DPTHybrid
@@ -33,21 +28,6 @@ if TYPE_CHECKING:
 
 LARGE = 1536 * 1536  # pixels: beyond, the autoencoder's activations (some 2 kB a pixel) are computed in tiles
 Network = Callable[[Tensor], Tensor]
-Reporter = Callable[[int, int], None]
-
-_reporter: Reporter | None = None
-
-
-def set_reporter(reporter: Reporter | None) -> None:
-    """Choose who hears of progress: it gets (steps done, steps in all), and may raise to stop the run."""
-    global _reporter
-    _reporter = reporter
-
-
-def progress(done: int, total: int) -> None:
-    """Say how far a long computation has come."""
-    if _reporter is not None:
-        _reporter(done, total)
 
 
 def compute_device() -> torch.device:
@@ -56,7 +36,7 @@ def compute_device() -> torch.device:
 
 
 def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Move a network to where it computes, and to `dtype` or, for None, to the one that suits the place.
+    """Move a network to where it computes, and to `dtype` or, for None, to the one that suits the device.
 
     That is float32 on a CPU and the file's own on a GPU; but attention of 2.x overflows float16, so there bfloat16
     takes its place where the GPU has it. Converting now and not when loading keeps loading as small as the file.
@@ -72,7 +52,7 @@ def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> None:
 
 @dataclass(frozen=True)
 class VAE:
-    """The object on a VAE wire. Pictures are float [B, H, W, 3] in 0..1, latents [B, 4, h, w] unscaled."""
+    """The object on a VAE wire. Images are float [B, H, W, 3] in 0..1, latents [B, 4, h, w] unscaled."""
 
     autoencoder: AutoencoderKL
     spec: AutoencoderSpec
@@ -117,7 +97,7 @@ class VAE:
         return _to_pixels(x)
 
     def _prepare(self, pixels: Tensor) -> Tensor:
-        """BHWC in 0..1 -> BCHW in -1..1, cut around the centre to multiples of the factor as ComfyUI's VAE does."""
+        """BHWC in 0..1 -> BCHW in -1..1, cut around the center to multiples of the factor as ComfyUI's VAE does."""
         x = pixels[..., :3].float().movedim(-1, 1) * 2 - 1
         height, width = (length // self.spec.factor * self.spec.factor for length in x.shape[2:])
         top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
@@ -125,7 +105,7 @@ class VAE:
 
     @torch.no_grad()
     def _run(self, network: Network, x: Tensor) -> Tensor:
-        """One picture at a time: activations at full resolution are what fills the memory."""
+        """One image at a time: activations at full resolution are what fills the memory."""
         to_device(self.autoencoder, self.dtype)
         weight = self.autoencoder.quant_conv.weight
         return torch.cat([network(item.to(weight)).float().cpu() for item in x[:, None]])
@@ -172,7 +152,7 @@ class CLIPVision:
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: bool = True) -> ImageEmbedding:
-        """[B, H, W, 3] in 0..1 -> float32 [B, D]; crop: only the middle square is looked at, else all, squeezed."""
+        """[B, H, W, 3] in 0..1 -> float32 [B, D]; crop: see only the middle square, else the whole image, squeezed."""
         from ..models.clip_image import preprocess
 
         to_device(self.tower, self.dtype)
@@ -190,13 +170,36 @@ class DepthModel:
     def estimate(self, image: Tensor) -> Tensor:
         """[B, H, W, 3] in 0..1 -> inverse depth float32 [B, h, w], 0 or more, of any scale."""
         device = self.place()
-        pictures = image.movedim(-1, 1) * 2 - 1  # BHWC -> BCHW
-        return torch.cat([self.network.estimate(picture.to(device)).cpu() for picture in pictures[:, None]])
+        pixels = image.movedim(-1, 1) * 2 - 1  # BHWC -> BCHW
+        return torch.cat([self.network.estimate(one.to(device)).cpu() for one in pixels[:, None]])
 
     def place(self) -> torch.device:
         """Move the network to where it computes."""
         to_device(self.network, torch.float32)
         return compute_device()
+
+
+@dataclass(frozen=True)
+class NoImageEncoder:
+    """On the CLIP_VISION wire of a checkpoint without an image encoder: raises where it is used."""
+
+    name: str  # the file's
+
+    def encode_image(self, image: Tensor, crop: bool = True) -> NoReturn:
+        raise ValueError(f"{self.name} has no image encoder; unCLIP needs sd21-unclip-h or sd21-unclip-l")
+
+
+@dataclass(frozen=True)
+class NoDepthModel:
+    """On the depth model's wire of a checkpoint without one: raises where it is used."""
+
+    name: str  # the file's
+
+    def estimate(self, image: Tensor) -> NoReturn:
+        raise ValueError(
+            f"{self.name} has no depth estimator; load 512-depth-ema, or connect a depth map made elsewhere to "
+            "SD2 Depth Conditioning"
+        )
 
 
 @dataclass(frozen=True)
@@ -208,20 +211,20 @@ class Model:
     prediction: Prediction
     schedule: NoiseSchedule
     unet: UNet
-    vae: VAE  # of the same file: what an inpainting model sees where nothing is given to it
+    vae: VAE  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
 
-
-def inspect(path: Path) -> Inspection:
-    """What a checkpoint file is, without building it."""
-    from ..models import checkpoint  # open_clip takes seconds to import
-
-    return checkpoint.inspect(path)
+    @property
+    def augmentation(self) -> NoiseAugmentation:
+        """The noise augmentation of an unCLIP model."""
+        if self.noise_augmentation is None:
+            raise ValueError(f"{self.name} has no noise augmentation; load sd21-unclip-h or sd21-unclip-l")
+        return self.noise_augmentation
 
 
 class Loaded(NamedTuple):
-    """What SD2CheckpointLoader hands out, in the order of its outputs."""
+    """The outputs of SD2 Load Checkpoint, in their order."""
 
     model: Model
     clip: CLIP
@@ -231,82 +234,21 @@ class Loaded(NamedTuple):
     report: str
 
 
-def load_checkpoint(
-    name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
-) -> Loaded:
-    """Read a checkpoint; a dtype of None leaves the choice to `to_device`."""
+def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None) -> Loaded:
+    """Load a checkpoint file or a diffusers folder; dtype None leaves the choice to `to_device`."""
     from ..models import checkpoint
 
-    path = resolve_model("checkpoints", name)
     file = checkpoint.load_checkpoint(path, prediction=prediction)
-    vae = VAE(file.autoencoder, file.spec.autoencoder, dtype or torch.float32)
+    spec = file.spec
+    vae = VAE(file.autoencoder, spec.autoencoder, dtype or torch.float32)
     schedule = NoiseSchedule(
-        beta_start=file.spec.beta_start,
-        beta_end=file.spec.beta_end,
-        zero_terminal_snr=file.inspection.zero_terminal_snr,
+        beta_start=spec.beta_start, beta_end=spec.beta_end, zero_terminal_snr=file.inspection.zero_terminal_snr
     )
-    model = Model(path.name, file.spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation)
-    vision = CLIPVision(file.image, dtype or torch.float32) if file.image else NoImageEncoder(path.name)
-    depth = DepthModel(file.depth) if file.depth else NoDepthModel(path.name)
-    return Loaded(model, CLIP(file.text, dtype), vae, vision, depth, file.report)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How to sample; the widgets of SD2KSampler."""
-
-    seed: int
-    steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
-    denoise: float = 1.0
-    eta: float = 0.0
-    cfg_rescale: float = 0.0
-
-
-@torch.no_grad()
-def sample(
-    model: Model,
-    sampling: Sampling,
-    positive: Conditioning,
-    negative: Conditioning,
-    *,
-    latent: Tensor,
-    noise: Tensor,
-    mask: Tensor | None,
-    start: Tensor | None = None,
-) -> Tensor:
-    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled.
-
-    start: x at the first sigma, where it is not to be the reference's.
-    """
-    check(model.name, model.spec, latent, positive, negative)
-    check_understood(positive, negative)
-    sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
-    if len(sigmas) == 0:
-        return latent
-    to_device(model.unet, model.dtype)
-    device = compute_device()
-    scale = model.spec.autoencoder.scale
-    original, noise = latent.to(device) * scale, noise.to(device)
-    mask = None if mask is None else mask.to(device)
-
-    denoise = guided_denoiser(model, positive, negative, original, mask, scale=sampling.cfg, phi=sampling.cfg_rescale)
-    if mask is not None:
-        denoise = keep_unmasked(denoise, original, noise, mask)
-    # a whole run starts from noise alone, as the reference does, whatever the latent holds
-    x = initial_sample(noise, float(sigmas[0]), original if sampling.denoise < 1 else None)
-    if start is not None:
-        x = start.to(device)
-    options = solver_options(sampling.sampler_name, sampling.eta)
-    step = step_noise(original, sampling.seed)
-    x = SAMPLERS[sampling.sampler_name](denoise, x, sigmas, noise=step, callback=_report, **options)
-    x = final_sample(x, float(sigmas[-1]))
-    if mask is not None:
-        x = hold_unmasked(x, original, mask)
-    return x.cpu() / scale
-
-
-def _report(step: Step) -> None:
-    progress(step.index + 1, step.total)
+    return Loaded(
+        model=Model(path.name, spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation),
+        clip=CLIP(file.text, dtype),
+        vae=vae,
+        clip_vision=CLIPVision(file.image, dtype or torch.float32) if file.image else NoImageEncoder(path.name),
+        depth_model=DepthModel(file.depth) if file.depth else NoDepthModel(path.name),
+        report=file.report,
+    )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..samplers import SCHEDULERS, initial_sample, truncate
-from . import standalone
-from .masks import fit_batch
-from .noise import starting_noise
-from .standalone import Model, Sampling
-from .wires import Conditioning, Latent
+from ..pipeline import sample as pipeline
+from ..pipeline.components import Model
+from ..pipeline.images import fit_batch
+from ..pipeline.types import Conditioning, Latent, Sampling
+from ..samplers import SCHEDULERS, initial_sample, starting_noise, truncate
 
 # those that give the same picture in every version of ComfyUI: fresh noise is drawn differently from one to the next
 SAMPLER_NAMES = ["euler", "heun", "dpmpp_2m", "ddim"]
@@ -30,7 +29,7 @@ def sample(
     whole = first >= model.schedule.sigma_max * (1 - 1e-5)
     # a whole run starts from the latent as well
     start = scaled + initial_sample(noise, first) if whole else initial_sample(noise, first, scaled)
-    samples = standalone.sample(
+    samples = pipeline.sample(
         model,
         sampling,
         positive,

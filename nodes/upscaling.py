@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import lowres, masks, pixels
-from .wires import Conditioning, Latent, with_options
-
-FACTOR = 4  # pixels per latent pixel of the upscaler's autoencoder, and thus the enlargement
+from ..pipeline import blend, images, upscale
+from ..pipeline.types import Conditioning, Latent, with_options
 
 
 class SD2UpscaleConditioning:
@@ -43,7 +41,7 @@ class SD2UpscaleConditioning:
                     {
                         "default": 20,
                         "min": 0,
-                        "max": lowres.MAX_LEVEL,
+                        "max": upscale.MAX_LEVEL,
                         "tooltip": "Noise on the picture, which the model is told of. More lets it invent more "
                         "detail, and hides what compression has left.",
                     },
@@ -65,10 +63,10 @@ class SD2UpscaleConditioning:
     def condition(
         self, positive: Conditioning, negative: Conditioning, image: Tensor, noise_level: int = 20, seed: int = 1
     ) -> tuple[Conditioning, Conditioning, Latent]:
-        image = pixels.normalise(image)
-        options = lowres.values(image, noise_level, seed)
+        image = images.normalise(image)
+        options = upscale.options(image, noise_level, seed)
         samples = torch.zeros(len(image), 4, *image.shape[1:3])
-        latent: Latent = {"samples": samples, "sd2_factor": FACTOR}
+        latent: Latent = {"samples": samples, "sd2_factor": upscale.FACTOR}
         return with_options(positive, options), with_options(negative, options), latent
 
 
@@ -99,5 +97,5 @@ class SD2ColorMatch:
     def match(self, image: Tensor, reference: Tensor, enabled: bool = True) -> tuple[Tensor]:
         if not enabled:
             return (image,)
-        image, reference = pixels.normalise(image), pixels.normalise(reference)
-        return (pixels.match_mean(image, masks.fit_batch(reference, len(image))),)
+        image, reference = images.normalise(image), images.normalise(reference)
+        return (blend.match_mean(image, images.fit_batch(reference, len(image))),)

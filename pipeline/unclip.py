@@ -1,20 +1,21 @@
-"""Pictures as conditions: what travels on CLIP_VISION wires, and what an unCLIP model makes of it."""
+"""unCLIP conditioning: noised image embeddings as the UNet's class condition."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.noise_augmentation import LEVELS, NoiseAugmentation
-from .wires import Conditioning
+from .types import Conditioning, ImageEmbeddings
 
 # ComfyUI's own keys: a list of {clip_vision_output, strength, noise_augmentation}, to which our node adds seed; and
 # the noise on the mix of several
 IMAGES, MIX_NOISE = "unclip_conditioning", "unclip_noise_augment_merge"
-KEYS = {IMAGES, MIX_NOISE}
+KEYS = frozenset({IMAGES, MIX_NOISE})
 LAST_LEVEL = LEVELS - 1  # noise is 0..1 of this on the wire
 MIX_LEVEL = 50  # the reference's
 
@@ -33,41 +34,38 @@ class ImageEmbedding:
         return part
 
 
-@dataclass(frozen=True)
-class NoImageEncoder:
-    """On the CLIP_VISION wire of a checkpoint without an image encoder: says so when it is asked."""
-
-    name: str  # the file's
-
-    def encode_image(self, image: Tensor, crop: bool = True) -> NoReturn:
-        raise ValueError(f"{self.name} holds no image encoder; unCLIP needs sd21-unclip-h or sd21-unclip-l")
-
-
 def with_image(
-    conditioning: Conditioning, output: ImageEmbedding, *, weight: float, level: int, seed: int, mix_level: int
+    conditioning: Conditioning,
+    output: ImageEmbeddings,
+    *,
+    weight: float,
+    level: int,
+    seed: int,
+    mix_level: int = MIX_LEVEL,
 ) -> Conditioning:
-    """The conditioning with one more picture; levels are 0..999."""
+    """Add one more image to every entry of a conditioning; levels are 0..1000, where 1000 counts as 999."""
     image = {
         "clip_vision_output": output,
         "strength": weight,
-        "noise_augmentation": level / LAST_LEVEL,
+        "noise_augmentation": min(level, LAST_LEVEL) / LAST_LEVEL,
         "seed": seed,
     }
+    mix_noise = min(mix_level, LAST_LEVEL) / LAST_LEVEL
     return [
-        [context, {**options, IMAGES: [*options.get(IMAGES, []), image], MIX_NOISE: mix_level / LAST_LEVEL}]
+        [context, {**options, IMAGES: [*options.get(IMAGES, []), image], MIX_NOISE: mix_noise}]
         for context, options in conditioning
     ]
 
 
 @torch.no_grad()
 def class_condition(
-    name: str, augmentation: NoiseAugmentation, options: dict[str, Any], default_seed: int = 0
+    name: str, augmentation: NoiseAugmentation, options: Mapping[str, Any], default_seed: int = 0
 ) -> Tensor:
-    """What the UNet of the file `name` is told of the pictures in a conditioning's options: float32 [1, 2 * dim].
+    """The class condition that the file `name` gets from the images in a conditioning: float32 [1, 2 * dim].
 
-    Each is noised to its own level; several are mixed, sum(weight * vector) / sum(weight), and the mix is noised once
-    more. Without any it is zeros, as on the unconditional side. The noise is drawn from the seed of each picture, on
-    the mix from what follows the last one's.
+    Each image is noised to its own level; several are mixed, sum(weight * vector) / sum(weight), and the mix is noised
+    once more. Without any it is zeros, as on the unconditional side. The noise is drawn from the seed of each image,
+    on the mix from the draws that follow the last image's.
     """
     images = options.get(IMAGES) or []
     outputs = [image["clip_vision_output"].image_embeds.float().cpu() for image in images]
@@ -87,21 +85,22 @@ def class_condition(
         return mix
     embedding = mix[:, : augmentation.dim]
     level = _level(options.get(MIX_NOISE, MIX_LEVEL / LAST_LEVEL))
-    return augmentation(embedding, level, torch.randn(embedding.shape, generator=generator))
+    mixed: Tensor = augmentation(embedding, level, torch.randn(embedding.shape, generator=generator))
+    return mixed
 
 
 def _level(noise: float) -> Tensor:
     return torch.tensor([round(LAST_LEVEL * noise)])
 
 
-def _check(name: str, dim: int, images: list[dict[str, Any]], embeddings: list[Tensor]) -> None:
-    """ValueError where the file `name`, which reads embeddings of `dim` numbers, can make nothing of the pictures."""
+def _check(name: str, dim: int, images: Sequence[Mapping[str, Any]], embeddings: Sequence[Tensor]) -> None:
+    """ValueError where embeddings are not `dim` wide, as the file `name` expects, or their weights cancel."""
     for embedding in embeddings:
         if embedding.shape[-1] != dim:
             raise ValueError(
-                f"the picture is encoded to {embedding.shape[-1]} numbers, but {name} reads {dim}; take the "
-                "clip_vision from the same checkpoint as the model"
+                f"image embeddings are {embedding.shape[-1]}-dim, but {name} expects {dim}; use the clip_vision "
+                "output of the same checkpoint"
             )
     total = sum(image["strength"] * len(embedding) for image, embedding in zip(images, embeddings, strict=True))
     if images and abs(total) < 1e-6:
-        raise ValueError("the weights of the pictures add up to 0, which leaves no mix of them; change one weight")
+        raise ValueError("the weights of the images add up to 0, so they have no mean; change one weight")

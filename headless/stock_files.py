@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..nodes import host
-from . import images as pictures
+from ..backends import folders
+from . import image_files
 from .inputs import Json
 
 PREVIEWS = "preview/ComfyUI_temp"
@@ -22,8 +22,8 @@ Shown = dict[str, Any]
 
 def input_file(name: str) -> Path:
     """The file of the input folder that LoadImage names; ComfyUI's "name.png [input]" is understood."""
-    folder = host.input_dir()
-    path = host.inside(folder, name.removesuffix(" [input]"))
+    folder = folders.input_dir()
+    path = folders.inside(folder, name.removesuffix(" [input]"))
     if not path.is_file():
         raise ValueError(f"image {name!r} is not in the input folder {folder}; copy it there or use --input-dir")
     return path
@@ -34,7 +34,7 @@ class _PictureFile:
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool:
-        pictures.open_picture(input_file(image)).close()
+        image_files.open_picture(input_file(image)).close()
         return True
 
     @classmethod
@@ -52,7 +52,7 @@ class LoadImage(_PictureFile):
         return {"required": {"image": _input_files()}}
 
     def load_image(self, image: str) -> tuple[Tensor, Tensor]:
-        return pictures.load(input_file(image))
+        return image_files.load(input_file(image))
 
 
 class LoadImageMask(_PictureFile):
@@ -64,11 +64,11 @@ class LoadImageMask(_PictureFile):
         return {"required": {"image": _input_files(), "channel": (["alpha", "red", "green", "blue"],)}}
 
     def load_image(self, image: str, channel: str) -> tuple[Tensor]:
-        return (pictures.load_channel(input_file(image), channel),)
+        return (image_files.load_channel(input_file(image), channel),)
 
 
 def _input_files() -> tuple[list[str], dict[str, bool]]:
-    return sorted(path.name for path in host.input_dir().glob("*") if path.is_file()), {"image_upload": True}
+    return sorted(path.name for path in folders.input_dir().glob("*") if path.is_file()), {"image_upload": True}
 
 
 class SaveImage:
@@ -101,7 +101,7 @@ class SaveImage:
         shown = []
         for index, image in enumerate(images):
             path = target.with_name(f"{target.name.replace('%batch_num%', str(index))}_{first + index:05}_.png")
-            pictures.save_png(path, image, text)
+            image_files.save_png(path, image, text)
             shown.append(output(path))
         return {"ui": {"images": shown}}
 
@@ -127,7 +127,7 @@ def _target(prefix: str, *, width: int, height: int) -> Path:
         name = name.replace(f"%{token}%", value)
     if not Path(name).name:
         raise ValueError(f"filename_prefix is {prefix!r}; write the beginning of a file name, such as ComfyUI")
-    return host.inside(host.output_dir(), name)
+    return folders.inside(folders.output_dir(), name)
 
 
 def next_number(target: Path) -> int:
@@ -138,7 +138,7 @@ def next_number(target: Path) -> int:
 
 def output(path: Path) -> dict[str, str]:
     """How ComfyUI names a file of its output folder."""
-    subfolder = Path(os.path.relpath(path.parent, host.output_dir())).as_posix().removeprefix(".")
+    subfolder = Path(os.path.relpath(path.parent, folders.output_dir())).as_posix().removeprefix(".")
     return {"filename": path.name, "subfolder": subfolder, "type": "output"}
 
 

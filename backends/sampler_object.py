@@ -1,8 +1,8 @@
-"""Our solvers as SAMPLER objects, which ComfyUI's guider runs; nothing here imports ComfyUI."""
+"""Our samplers as SAMPLER objects, which ComfyUI's guider runs; nothing here imports ComfyUI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,17 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Prediction, Step, final_sample, guide, initial_sample
-from .guider import hold_unmasked
-from .noise import step_noise
+from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Prediction, Step, guide, run, step_noise
 
 Guider = Any  # a comfy.samplers.CFGGuider while it samples: guider(x, sigma, model_options, seed) -> x0
 Callback = Callable[[int, Tensor, Tensor, int], None]  # (step, x0, x, steps), ComfyUI's
-
-
-def solver_options(sampler_name: str, eta: float) -> dict[str, Any]:
-    """DDIM's eta is a choice (0 in the reference's text-to-image, 1 in its inpainting); the others have their own."""
-    return {"eta": eta} if sampler_name == "ddim" else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +33,14 @@ class TabulatedSchedule(NoiseSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solver:
+class SamplerObject:
     """The object on a SAMPLER wire.
 
     whole: start from noise alone, as the reference does. None: where the sigmas are those of a whole run.
     """
 
     sampler_name: str
-    options: dict[str, Any]
+    options: Mapping[str, float]
     whole: bool | None = None
 
     def max_denoise(self, guider: Guider, sigmas: Tensor) -> bool:
@@ -74,10 +67,20 @@ class Solver:
         disable_pbar: bool = False,
     ) -> Tensor:
         """noise and latent_image [B, C, h, w], denoise_mask [B, 1 or C, h, w] -> the sampled latent; all scaled."""
-        run = _MaskedGuider(guider, sigmas, extra_args, noise, latent_image, denoise_mask)
-        whole = self.max_denoise(guider, sigmas)
-        x = initial_sample(noise, float(sigmas[0]), None if whole else latent_image)
-        fresh = step_noise(latent_image, extra_args.get("seed") or 0)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            x0: Tensor = guider(x, x.new_full((len(x),), sigma), **extra_args)
+            return x0
+
+        def mask_at(mask: Tensor, sigma: float) -> Tensor:
+            """The mask at a noise level, which Differential Diffusion changes from step to step."""
+            change = extra_args["model_options"].get("denoise_mask_function")
+            if change is None:
+                return mask
+            levels = noise.new_full((len(noise),), sigma)
+            changed: Tensor = change(levels, mask, extra_options={"model": guider, "sigmas": sigmas})
+            return changed
+
         with tqdm(total=len(sigmas) - 1, disable=disable_pbar) as bar:
 
             def report(step: Step) -> None:
@@ -85,11 +88,21 @@ class Solver:
                     callback(step.index, step.denoised, step.x, step.total)
                 bar.update()
 
-            x = SAMPLERS[self.sampler_name](run, x, sigmas, noise=fresh, callback=report, **self.options)
-        if float(sigmas[-1]) > float(_table(guider)[0]) * (1 + 1e-5):  # another sampler goes on from here
-            return x
-        x = final_sample(x, float(sigmas[-1]))
-        return x if denoise_mask is None else hold_unmasked(x, latent_image, denoise_mask)
+            return run(
+                SAMPLERS[self.sampler_name],
+                denoise,
+                sigmas,
+                noise=noise,
+                step_noise=step_noise(latent_image, extra_args.get("seed") or 0),
+                latent=latent_image,
+                whole=self.max_denoise(guider, sigmas),
+                mask=denoise_mask,
+                mask_at=mask_at,
+                # another sampler continues from above the lowest noise level
+                leave_noise=float(sigmas[-1]) > float(_table(guider)[0]) * (1 + 1e-5),
+                callback=report,
+                options=self.options,
+            )
 
 
 def _table(guider: Guider) -> Tensor:
@@ -98,52 +111,21 @@ def _table(guider: Guider) -> Tensor:
     return sigmas
 
 
-@dataclass(frozen=True)
-class _MaskedGuider:
-    """denoise(x, sigma) -> x0, with everything outside the mask held at the latent."""
-
-    guider: Guider
-    sigmas: Tensor
-    extra_args: dict[str, Any]
-    noise: Tensor
-    latent: Tensor
-    mask: Tensor | None
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        sigmas = x.new_full((len(x),), sigma)
-        if self.mask is None:
-            denoised: Tensor = self.guider(x, sigmas, **self.extra_args)
-            return denoised
-        mask = self._mask_at(sigmas, self.mask)
-        known = self.guider.inner_model.scale_latent_inpaint(
-            x=x, sigma=sigmas, noise=self.noise, latent_image=self.latent
-        )
-        return self.latent.lerp(self.guider(known.lerp(x, mask), sigmas, **self.extra_args), mask)
-
-    def _mask_at(self, sigmas: Tensor, mask: Tensor) -> Tensor:
-        """The mask at a noise level, which Differential Diffusion changes from step to step."""
-        change = self.extra_args["model_options"].get("denoise_mask_function")
-        if change is None:
-            return mask
-        changed: Tensor = change(sigmas, mask, extra_options={"model": self.guider, "sigmas": self.sigmas})
-        return changed
-
-
 def rescaled_guidance(phi: float, prediction: Prediction) -> Callable[[dict[str, Any]], Tensor]:
     """Guidance with its rescaling by `phi`, as the sampler_cfg_function of a ComfyUI model: x - x0."""
 
     def rescaled(args: dict[str, Any]) -> Tensor:
         x = args["input"]
-        sigma = float(args["sigma"].flatten()[0])
         x0 = guide(
             args["cond_denoised"],
             args["uncond_denoised"],
             x=x,
-            sigma=sigma,
+            sigma=float(args["sigma"].flatten()[0]),
             scale=args["cond_scale"],
             phi=phi,
             prediction=prediction,
         )
-        return x - x0
+        difference: Tensor = x - x0
+        return difference
 
     return rescaled

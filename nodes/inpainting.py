@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
 
-from . import host, masks, pixels
-from .wires import Conditioning, Latent, Vae, with_options
+from ..pipeline import blend, images, inpaint, masks
+from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 
 class SD2MaskPreprocess:
@@ -124,7 +125,7 @@ class SD2VAEEncodeForInpaint:
                 "image": ("IMAGE", {"tooltip": "The picture to repaint a part of."}),
                 "mask": ("MASK", {"tooltip": "1 where to repaint; any size and number."}),
                 "fill": (
-                    list(pixels.FILLS),
+                    list(images.FILLS),
                     {
                         "default": "original",
                         "tooltip": "What the masked area holds when sampling starts. It matters only with a denoise "
@@ -146,34 +147,20 @@ class SD2VAEEncodeForInpaint:
         self,
         positive: Conditioning,
         negative: Conditioning,
-        vae: Vae,
+        vae: Autoencoder,
         image: Tensor,
         mask: Tensor,
         fill: str = "original",
         keep_unmasked: bool = True,
     ) -> tuple[Conditioning, Conditioning, Latent]:
-        image = pixels.normalise(image)
-        size = (image.shape[1], image.shape[2])
-        mask = masks.snap(masks.normalise(mask, size))
-        count = max(len(image), len(mask)) if len(image) == 1 else len(image)  # one picture may take many masks
-        factor = vae.spacial_compression_encode()
-        image, mask = (pixels.pad(masks.fit_batch(x, count), factor) for x in (image, mask))
-        hole = mask >= 0.5
-
-        # the masked picture: image * (mask < 0.5) in -1..1
-        masked = vae.encode(pixels.fill_grey(image, hole))
-        samples = masked if fill == "grey" else vae.encode(pixels.FILLS[fill](image, hole))
-        height, width = masked.shape[-2:]
-        values = {"concat_latent_image": masked, "concat_mask": masks.to_latent(hole, height, width)}
-        latent: Latent = {"samples": samples, "sd2_size": size}
-        if not hole.any():
-            host.notice(
-                f"the mask never reaches 0.5 (its highest value is {float(mask.max()):.2f}), so the picture stays as "
-                "it is; draw a mask, or raise a faint one with SD2MaskPreprocess."
+        options, latent = inpaint.encode(vae, image, mask, fill, keep_unmasked)
+        if not options["concat_mask"].any():
+            logging.getLogger("sd2_family").warning(
+                "the mask never reaches 0.5 (its highest value is %.2f), so the image stays unchanged; draw a mask, "
+                "or raise a faint one with SD2 Mask Preprocess",
+                float(mask.max()),
             )
-        if keep_unmasked or not hole.any():
-            latent["noise_mask"] = masks.to_latent(mask if hole.any() else hole, height, width)
-        return with_options(positive, values), with_options(negative, values), latent
+        return with_options(positive, options), with_options(negative, options), latent
 
 
 class SD2Composite:
@@ -208,8 +195,8 @@ class SD2Composite:
         }
 
     def composite(self, original: Tensor, generated: Tensor, mask: Tensor, color_match: bool = True) -> tuple[Tensor]:
-        original = pixels.normalise(original)
+        original = images.normalise(original)
         size = (original.shape[1], original.shape[2])
-        generated = pixels.fit(pixels.normalise(generated), size)
+        generated = images.fit(images.normalise(generated), size)
         mask = masks.normalise(mask, size)
-        return (pixels.composite(original, generated, mask, color_match=color_match),)
+        return (blend.composite(original, generated, mask, color_match=color_match),)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import host
+from ..backends.folders import inside
 
 SAMPLES = Path(__file__).parent / "samples"
 MASK_SUFFIX = "_mask"
@@ -34,7 +34,7 @@ class SD2SampleImage:
         return {"required": {"name": (names, {"tooltip": "Which of the bundled pictures."})}}
 
     def load(self, name: str) -> tuple[Tensor, Tensor]:
-        path = host.inside(SAMPLES, name)
+        path = inside(SAMPLES, name)
         image = _read(path, "RGB")[None]
         mask_path = path.with_stem(path.stem + MASK_SUFFIX)
         mask = _read(mask_path, "L")[None] if mask_path.is_file() else torch.zeros(image.shape[:3])

@@ -8,9 +8,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from . import host
-from .vision import LAST_LEVEL, MIX_LEVEL, ImageEmbedding, with_image
-from .wires import Conditioning
+from ..backends import backend
+from ..backends.folders import inside
+from ..pipeline.types import Conditioning
+from ..pipeline.unclip import LAST_LEVEL, MIX_LEVEL, ImageEmbedding, with_image
 
 
 def _noise(default: int, tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -85,10 +86,15 @@ class SD2UnCLIPConditioning:
     ) -> tuple[Conditioning]:
         if weight == 0:
             return (conditioning,)
-        level, mix_level = min(noise_level, LAST_LEVEL), min(mix_noise_level, LAST_LEVEL)
-        return (
-            with_image(conditioning, clip_vision_output, weight=weight, level=level, seed=seed, mix_level=mix_level),
+        mixed = with_image(
+            conditioning,
+            clip_vision_output,
+            weight=weight,
+            level=noise_level,
+            seed=seed,
+            mix_level=mix_noise_level,
         )
+        return (mixed,)
 
 
 class SD2LoadImageEmbedding:
@@ -107,8 +113,8 @@ class SD2LoadImageEmbedding:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        files = sorted(path.name for path in host.input_dir().glob("*.safetensors"))
-        options = {"tooltip": "A .safetensors file in the input folder.", "sd2_upload": True}  # to a server
+        files = sorted(path.name for path in backend.input_dir().glob("*.safetensors"))
+        options = {"tooltip": "A .safetensors file in the input folder.", "sd2_upload": True}  # by `sd2 run --server`
         return {"required": {"file": (files, options)}}
 
     @classmethod
@@ -141,7 +147,7 @@ class SD2LoadImageEmbedding:
 
 
 def _input_file(name: str) -> Path:
-    path = host.inside(host.input_dir(), name)
+    path = inside(backend.input_dir(), name)
     if not path.is_file():
-        raise ValueError(f"{name} is not in the input folder {host.input_dir()}; copy it there")
+        raise ValueError(f"{name} is not in the input folder {backend.input_dir()}; copy it there")
     return path

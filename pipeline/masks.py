@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NEARLY = 0.98  # white of a JPEG mask
-PLACEHOLDER = 64  # side of the zero mask that LoadImage gives for a picture without alpha
+PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image without alpha
 
 
 def normalise(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """A mask of any rank, dtype and size as float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
+    """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
     mask = mask.float().nan_to_num().clamp(0, 1)
-    if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # a picture, BHWC
+    if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
         mask = mask[..., :3].mean(-1)
     mask = mask.reshape(-1, *mask.shape[-2:])
     return mask if size is None else _resize(mask, size)
@@ -33,17 +33,12 @@ def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def is_placeholder(mask: Tensor) -> bool:
-    """Whether this is LoadImage's stand-in for "no mask" rather than a mask."""
+    """Whether this is Load Image's stand-in for "no mask"."""
     return mask.shape[-2:] == (PLACEHOLDER, PLACEHOLDER) and not bool(mask.any())
 
 
-def fit_batch(x: Tensor, count: int) -> Tensor:
-    """Repeat along the first dimension, then cut, to `count` items."""
-    return x if x.shape[0] == count else x.repeat(math.ceil(count / x.shape[0]), *[1] * (x.ndim - 1))[:count]
-
-
 def snap(mask: Tensor) -> Tensor:
-    """Values near the ends become 0 and 1: lossy files hold neither."""
+    """Round values near 0 and 1 to them; lossy files hold neither exactly."""
     return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill(mask <= 1 - NEARLY, 0.0)
 
 
@@ -82,12 +77,12 @@ def blur(mask: Tensor, radius: int) -> Tensor:
 
 
 def feather(mask: Tensor, px: int) -> Tensor:
-    """A soft edge `px` wide outside the mask; inside it nothing is thinned, beyond it the value is exactly 0."""
+    """Add a soft edge `px` wide outside the mask; the inside is kept, and beyond the edge the value is exactly 0."""
     return torch.maximum(mask, blur(grow(mask, px // 2), px - px // 2))
 
 
 def fill_holes(mask: Tensor) -> Tensor:
-    """Set to 1 what the mask (where at least 0.5) encloses: all that cannot be reached from the picture's border."""
+    """Set to 1 what the mask (where at least 0.5) encloses: all that cannot be reached from the image's border."""
     free = F.pad((mask < 0.5).float(), (1, 1, 1, 1), value=1.0)
     outside = torch.zeros_like(free)
     outside[:, 0, 0] = 1.0
@@ -102,5 +97,5 @@ def fill_holes(mask: Tensor) -> Tensor:
 
 
 def to_latent(mask: Tensor, height: int, width: int) -> Tensor:
-    """Mask of any shape -> [B, 1, height, width] by the maximum of each block, so that thin strokes survive."""
+    """Mask of any shape -> [B, 1, height, width]: the maximum of each block, so that thin strokes survive."""
     return F.adaptive_max_pool2d(normalise(mask), (height, width))[:, None]

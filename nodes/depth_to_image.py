@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from . import depthmap, pixels
-from .wires import Conditioning, DepthModel, with_options
+from ..pipeline import depth as depth_map
+from ..pipeline import images
+from ..pipeline.types import Conditioning, DepthEstimator, with_options
 
 FACTOR = 8  # picture pixels per latent pixel of the depth model's autoencoder
 
@@ -35,9 +36,9 @@ class SD2DepthEstimate:
             }
         }
 
-    def estimate(self, depth_model: DepthModel, image: Tensor) -> tuple[Tensor]:
-        depth = depth_model.estimate(pixels.normalise(image))
-        return (depthmap.stretch(depth, 0, 1)[..., None].repeat(1, 1, 1, 3),)
+    def estimate(self, depth_model: DepthEstimator, image: Tensor) -> tuple[Tensor]:
+        depth = depth_model.estimate(images.normalise(image))
+        return (depth_map.stretch(depth, 0, 1)[..., None].repeat(1, 1, 1, 3),)
 
 
 class SD2DepthConditioning:
@@ -73,6 +74,6 @@ class SD2DepthConditioning:
     def encode(
         self, positive: Conditioning, negative: Conditioning, depth: Tensor, width: int = 512, height: int = 512
     ) -> tuple[Conditioning, Conditioning]:
-        depth = pixels.normalise(depth).movedim(-1, 1).mean(1, keepdim=True)  # BHWC -> B1HW
-        values = {"concat_depth": depthmap.fit(depth, height // FACTOR, width // FACTOR)}
-        return with_options(positive, values), with_options(negative, values)
+        depth = images.normalise(depth).movedim(-1, 1).mean(1, keepdim=True)  # BHWC -> B1HW
+        options = depth_map.options(depth, height // FACTOR, width // FACTOR)
+        return with_options(positive, options), with_options(negative, options)

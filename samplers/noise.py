@@ -1,4 +1,4 @@
-"""Random numbers of a sampling run, always drawn on the CPU so that a seed means the same picture on every device."""
+"""Random numbers of a sampling run, drawn on the CPU so that a seed gives the same image on every device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def starting_noise(latent: Tensor, seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
     """Unit normal noise like latent [B, C, h, w], ComfyUI's rule.
 
-    batch_index: which picture of a batch each item is; picture i gets the i-th draw whatever else is in the batch.
+    batch_index: which image of a batch each item is; image i gets the i-th draw whatever else is in the batch.
     """
     generator = torch.Generator().manual_seed(seed)
     if batch_index is None:

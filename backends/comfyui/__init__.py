@@ -1,0 +1,7 @@
+"""The backend inside ComfyUI: ComfyUI's own objects around our networks. The only files that import ComfyUI."""
+
+from .files import input_dir, list_models, resolve_model
+from .loader import load_checkpoint
+from .sampler import identify, sample, schedule
+
+__all__ = ["identify", "input_dir", "list_models", "load_checkpoint", "resolve_model", "sample", "schedule"]

@@ -1,0 +1,39 @@
+"""Model files and images in ComfyUI's folders.
+
+ComfyUI lists only files, and only in its own folders: the bundled files and diffusers folders are added here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from .. import folders
+
+
+def list_models(kind: str) -> list[str]:
+    """Names that `resolve_model` finds, sorted; bundled files and diffusers folders included."""
+    names = {name for name in folder_paths.get_filename_list(kind) if name.endswith(folders.SUFFIXES)}
+    names |= {path.name for path in folders.BUNDLED.glob("*") if path.suffix in folders.SUFFIXES}
+    return sorted(names | set(_diffusers_folders(kind)))
+
+
+def _diffusers_folders(kind: str) -> dict[str, Path]:
+    places = folder_paths.get_folder_paths(folders.DIFFUSERS) if kind == "checkpoints" else []
+    return folders.diffusers_folders(map(Path, places))
+
+
+def resolve_model(kind: str, name: str) -> Path:
+    """The file or folder of a model, by a name from `list_models`; the user's own take precedence."""
+    found = folder_paths.get_full_path(kind, name) or _diffusers_folders(kind).get(name)
+    path = Path(found) if found else folders.inside(folders.BUNDLED, name)
+    if not folders.is_model(path):
+        places = " or ".join(folder_paths.get_folder_paths(kind))
+        raise ValueError(f"{name} is not in {places}; put it there and press R on the canvas")
+    return path
+
+
+def input_dir() -> Path:
+    """Where images are read from."""
+    return Path(folder_paths.get_input_directory())

@@ -1,0 +1,112 @@
+"""Sampling by ComfyUI's guider with our samplers, and what a MODEL wire carries.
+
+ComfyUI's guider batches, previews, interrupts and applies hooks: our sampler runs inside it as a SAMPLER object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import comfy.model_base
+import comfy.model_sampling
+import comfy.sample
+import comfy.supported_models
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ...models.specs import SPECS, ModelSpec
+from ...pipeline import checks
+from ...pipeline.types import Conditioning, Sampling
+from ...samplers import SCHEDULERS, NoiseSchedule, sampler_options, truncate
+from ..sampler_object import SamplerObject, TabulatedSchedule, rescaled_guidance
+from .model import Patcher, sample_in_tiles
+
+
+def schedule(model: Patcher) -> NoiseSchedule:
+    """The noise schedule of the model on a MODEL wire, as the nodes before this one have set it."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.EPS):
+        raise ValueError(
+            f"{_name(model)} ({type(model.model).__name__}) does not predict noise or velocity; sample it with "
+            "KSampler"
+        )
+    table = sampling.sigmas.detach()
+    return TabulatedSchedule(table=table, steps=len(table))
+
+
+def sample(
+    model: Patcher,
+    sampling: Sampling,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    _check(model, latent, positive, negative)
+    if isinstance(model.model, comfy.model_base.SD_X4Upscaler):
+        model = model.clone()
+        sample_in_tiles(model)
+    levels = schedule(model)
+    sigmas = truncate(SCHEDULERS[sampling.scheduler], levels, sampling.steps, sampling.denoise).float()
+    if len(sigmas) == 0:
+        return latent
+    if sampling.cfg_rescale > 0:
+        model = model.clone()
+        velocity = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
+        guidance = rescaled_guidance(sampling.cfg_rescale, "v_prediction" if velocity else "epsilon")
+        model.set_model_sampler_cfg_function(guidance)
+    options = sampler_options(sampling.sampler_name, sampling.eta)
+    samples: Tensor = comfy.sample.sample_custom(
+        model,
+        noise,
+        sampling.cfg,
+        SamplerObject(sampler_name=sampling.sampler_name, options=options, whole=sampling.denoise >= 1),
+        sigmas,
+        positive,
+        negative,
+        latent,
+        noise_mask=mask,
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=sampling.seed,
+    )
+    return samples
+
+
+def _check(model: Patcher, latent: Tensor, *sides: Conditioning) -> None:
+    """Check a model of the family as without ComfyUI; other models are ComfyUI's own business."""
+    spec = _spec(model)
+    if spec is None:
+        return
+    checks.check(_name(model), spec, latent, *sides)
+
+
+def identify(model: Patcher) -> tuple[str, ModelSpec | None]:
+    """The name of a model in messages, and its spec; None for a model of another family."""
+    return _name(model), _spec(model)
+
+
+def _name(model: Patcher) -> str:
+    """The model's name in messages: its file, where our loader read it."""
+    return getattr(model.model, "sd2_name", "the model")
+
+
+def _spec(model: Patcher) -> ModelSpec | None:
+    """The spec of a model of the family; None for other models."""
+    known: ModelSpec | None = getattr(model.model, "sd2_spec", None)
+    config = model.model.model_config
+    supported = comfy.supported_models
+    kinds = {
+        supported.SD15: ("v1", "v1-inpaint"),
+        supported.SD20: ("v2-base", "v2-inpaint"),
+        supported.SD_X4Upscaler: ("x4", "x4"),
+    }.get(type(config))
+    if known is not None or kinds is None:
+        return known
+    inpainting = config.unet_config["in_channels"] == SPECS["v1-inpaint"].unet.in_channels
+    spec = SPECS[kinds[inpainting]]
+    return replace(spec, unet=replace(spec.unet, context_dim=config.unet_config["context_dim"]))

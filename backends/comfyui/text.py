@@ -1,0 +1,67 @@
+"""The CLIP of a checkpoint: ComfyUI's own text encoder with the weights of ours.
+
+ComfyUI's encoder, not ours, so that embeddings, weights, hooks and LoRAs of the text encoder are ComfyUI's.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.text_encoders.sd2_clip
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...models.clip_text import TextTower
+from ...models.specs import TextSpec
+from .model import Comfy
+
+
+def build_clip(tower: TextTower, dtype: torch.dtype | None, disable_dynamic: bool) -> Comfy:
+    """ComfyUI's own text encoder with the weights of ours, at any width."""
+    openclip = tower.spec.tower == "openclip-h"
+    name = "clip_h" if openclip else "clip_l"
+    sd2 = comfy.text_encoders.sd2_clip
+    state = comfy.utils.clip_text_transformers_convert(dict(tower.state_dict()), "model.", f"{name}.transformer.")
+    if openclip:
+        target = SimpleNamespace(params={}, clip=sd2.SD2ClipModel, tokenizer=sd2.SD2Tokenizer)
+        state[f"{name}.logit_scale"] = state.pop("model.logit_scale")
+    else:
+        target = SimpleNamespace(params={}, clip=comfy.sd1_clip.SD1ClipModel, tokenizer=comfy.sd1_clip.SD1Tokenizer)
+        state[f"{name}.transformer.text_projection.weight"] = torch.eye(tower.spec.width)  # 1.x has none
+    on_cpu = comfy.model_management.text_encoder_device().type == "cpu"
+    options = {
+        f"{name}_model_config": _text_config(tower.spec),
+        "dtype": dtype or (tower.dtype if on_cpu else None),  # ComfyUI would round to float16 even there
+    }
+    return _filled_clip(target, state, options, disable_dynamic)
+
+
+def _text_config(spec: TextSpec) -> dict[str, int]:
+    return {
+        "hidden_size": spec.width,
+        "intermediate_size": 4 * spec.width,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+    }
+
+
+def _filled_clip(
+    target: SimpleNamespace, state: dict[str, Tensor], options: dict[str, Any], disable_dynamic: bool
+) -> Comfy:
+    arguments: dict[str, Any] = {
+        "embedding_directory": folder_paths.get_folder_paths("embeddings"),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "model_options": options,
+    }
+    if not hasattr(comfy.model_patcher, "CoreModelPatcher"):  # before weights were streamed
+        clip = comfy.sd.CLIP(target, **arguments)
+        clip.load_sd(state, full_model=True)
+        return clip
+    return comfy.sd.CLIP(target, **arguments, state_dict=state, disable_dynamic=disable_dynamic)

@@ -1,0 +1,47 @@
+"""Blend a generated image over the original, and match their colors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .images import fit_batch, moments
+
+MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
+MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
+
+
+def match_color(generated: Tensor, original: Tensor, kept: Tensor) -> Tensor:
+    """Give `generated` the mean and deviation of `original` where kept [B, H, W] is set, per image and channel.
+
+    Only kept pixels are measured: there both show the same thing, and a difference is the model's color drift.
+    """
+    mean, std = moments(generated, kept[..., None])
+    target_mean, target_std = moments(original, kept[..., None])
+    gain = (target_std / std.clamp(min=1e-6)).clamp(1 / MAX_GAIN, MAX_GAIN)
+    matched = ((generated - mean) * gain + target_mean).clamp(0, 1)
+    return torch.where(kept.any(2).any(1).view(-1, 1, 1, 1), matched, generated)
+
+
+def match_mean(image: Tensor, reference: Tensor) -> Tensor:
+    """Shift each channel of [B, H, W, C] so that, once cut to 0..1, its mean is that of `reference`, of any size.
+
+    What is cut off moves the mean again, so the shift is searched for: the mean only rises with it.
+    """
+    target = reference.mean((1, 2), keepdim=True)
+    low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
+    for _ in range(MEAN_BITS + 1):
+        shift = (low + high) / 2
+        dark = (image + shift).clamp(0, 1).mean((1, 2), keepdim=True) < target
+        low, high = torch.where(dark, shift, low), torch.where(dark, high, shift)
+    return (image + (low + high) / 2).clamp(0, 1)
+
+
+def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool) -> Tensor:
+    """Blend `generated` over `original` through mask [B, H, W]; where the mask is 0 the original's bits are kept."""
+    count = max(x.shape[0] for x in (original, generated, mask))
+    original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
+    if color_match:
+        generated = match_color(generated, original, mask == 0)
+    mask = mask[..., None]
+    return torch.where(mask == 0, original, original.lerp(generated, mask))

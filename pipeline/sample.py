@@ -1,0 +1,59 @@
+"""Sample a latent with a loaded model, outside ComfyUI."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..samplers import SAMPLERS, SCHEDULERS, Step, run, sampler_options, step_noise, truncate
+from .checks import check, check_understood
+from .components import Model, compute_device, to_device
+from .denoiser import guided_denoiser
+from .progress import progress
+from .types import Conditioning, Sampling
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    sampling: Sampling,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    mask: Tensor | None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled.
+
+    start: x at the first sigma, where it is not the reference's.
+    """
+    check(model.name, model.spec, latent, positive, negative)
+    check_understood(positive, negative)
+    sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
+    if len(sigmas) == 0:
+        return latent
+    to_device(model.unet, model.dtype)
+    device = compute_device()
+    scale = model.spec.autoencoder.scale
+    original, mask = latent.to(device) * scale, None if mask is None else mask.to(device)
+    x = run(
+        SAMPLERS[sampling.sampler_name],
+        guided_denoiser(model, positive, negative, original, mask, scale=sampling.cfg, phi=sampling.cfg_rescale),
+        sigmas,
+        noise=noise.to(device),
+        step_noise=step_noise(original, sampling.seed),
+        latent=original,
+        # a whole run starts from noise alone, as the reference does, whatever the latent holds
+        whole=sampling.denoise >= 1,
+        start=None if start is None else start.to(device),
+        mask=mask,
+        callback=_report,
+        options=sampler_options(sampling.sampler_name, sampling.eta),
+    )
+    return x.cpu() / scale
+
+
+def _report(step: Step) -> None:
+    progress(step.index + 1, step.total)
