@@ -12,26 +12,32 @@ from safetensors.torch import load_file
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.unet import timestep_embedding
 from sd2_family.models.weights_file import read
-from sd2_family.pipeline import depth as depth_map
-from sd2_family.pipeline import upscale as pipeline_upscale
+from sd2_family.pipeline import depth, upscale
 from sd2_family.training import (
-    data,
-    depth,
-    evaluate,
+    autoencoder_phase,
+    dataset,
+    depth_estimator,
+    depth_phase,
     evaluate_family,
     export,
-    latents,
-    train,
+    generation,
+    image_tower,
+    networks,
+    object_classifier,
+    random_crops,
     trainer,
-    unclip,
-    upscale,
+    unclip_phase,
+    upscale_phase,
+    warm_start,
 )
+from sd2_family.training.latent_cache import encode, scene_latents, tokens_of
+from sd2_family.training.train import PHASES
 from sd2_family.training.trainer import Plan
 
-PLAN = Plan(steps=4, batch=4, rate=1e-3)
+PLAN = Plan(steps=4, batch_size=4, learning_rate=1e-3)
 FILE = {"depth": "v2-depth", "unclip": "unclip-h", "upscale": "x4"}
 PARTS = {"depth": "estimator", "unclip": "tower", "upscale": "autoencoder4"}  # what each trains before its UNet
-MODULES = {"depth": depth, "unclip": unclip, "upscale": upscale}
+MODULES = {"depth": depth_phase, "unclip": unclip_phase, "upscale": upscale_phase}
 SCENES = 6
 
 
@@ -49,27 +55,27 @@ def folder(tmp_path_factory):
     """Where each phase has run for a few steps on a handful of scenes, after an autoencoder and a base of noise."""
     folder = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
-    torch.save({"average": shaken(train.AutoencoderKL(train.AUTOENCODER), 1)}, folder / "autoencoder.pt")
-    base = shaken(train.TextToImage(4), 2)
+    torch.save({"average": shaken(networks.AutoencoderKL(networks.AUTOENCODER), 1)}, folder / "autoencoder.pt")
+    base = shaken(networks.TextToImage(4), 2)
     text = {key: tensor for key, tensor in base.items() if key.startswith("text.")}  # learns in the base alone
     torch.save({"average": base}, folder / "base.pt")
-    torch.save({"average": {**shaken(train.TextToImage(4), 3), **text}}, folder / "v.pt")
+    torch.save({"average": {**shaken(networks.TextToImage(4), 3), **text}}, folder / "v.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "SAVE_EVERY", 2)
-        for module in (train, depth, unclip, upscale):
-            patch.setattr(module, "SCENES", SCENES)
-        patch.setattr(data, "CHECKED", 4)
-        patch.setattr(depth, "ESTIMATOR_PLAN", PLAN)
-        patch.setattr(unclip, "TOWER_PLAN", PLAN)
-        patch.setattr(upscale, "AUTOENCODER_PLAN", PLAN)
+        patch.setattr(dataset, "SCENE_COUNT", SCENES)
+        patch.setattr(dataset, "LARGE_SCENE_COUNT", SCENES)
+        patch.setattr(dataset, "VALIDATION_COUNT", 4)
+        patch.setattr(depth_estimator, "ESTIMATOR_PLAN", PLAN)
+        patch.setattr(image_tower, "TOWER_PLAN", PLAN)
+        patch.setattr(upscale_phase, "AUTOENCODER_PLAN", PLAN)
         for phase in MODULES:
-            train.phases()[phase](folder, PLAN)
+            PHASES[phase].train(folder, PLAN)
         yield folder
 
 
 @pytest.fixture(scope="module")
 def scenes(folder):
-    return latents.load(folder, train.load_autoencoder(folder), train.AUTOENCODER.scale, SCENES)
+    return scene_latents(folder, autoencoder_phase.load_autoencoder(folder), networks.AUTOENCODER.scale)
 
 
 @pytest.mark.parametrize("phase", MODULES)
@@ -89,10 +95,10 @@ def test_a_stopped_phase_takes_the_same_steps(folder, phase, monkeypatch):
 
     monkeypatch.setattr(module, "denoising_loss", stops)
     with pytest.raises(Stopped):
-        train.phases()[phase](folder, PLAN)
+        PHASES[phase].train(folder, PLAN)
     assert torch.load(folder / f"{phase}.pt", weights_only=True)["step"] == 2
     monkeypatch.undo()
-    train.phases()[phase](folder, PLAN)
+    PHASES[phase].train(folder, PLAN)
     resumed = trainer.averaged(folder / f"{phase}.pt")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -113,67 +119,67 @@ def _learns(state, model, loss, steps=8):
             return float(np.mean([loss(model, *pair).item() for pair in generators]))
 
     before = measure(model)
-    trainer.train(model, loss, Plan(steps=steps, batch=4, rate=3e-3), state)
+    trainer.train(model, loss, Plan(steps=steps, batch_size=4, learning_rate=3e-3), state)
     return before, measure(model)
 
 
 def test_the_estimator_learns(folder, learns):
-    pictures, truth = data.scenes(folder, SCENES)[0], data.truths(folder, SCENES)[0]
+    images, truth = dataset.scenes(folder, SCENES)[0], dataset.ground_truth(folder, SCENES)[0]
     torch.manual_seed(0)
-    model = depth.DPTHybrid(depth.ESTIMATOR)
-    before, after = learns(model, partial(depth.estimator_loss, pictures, truth, 4), 12)
+    model = depth_estimator.DPTHybrid(depth_estimator.ESTIMATOR)
+    before, after = learns(model, partial(depth_estimator.estimator_loss, images, truth, 4), 12)
     assert after < 0.9 * before
 
 
 def test_the_tower_learns(folder, learns):
-    pictures, truth = data.scenes(folder, SCENES)[0], unclip.Truth.of(data.truths(folder, SCENES)[1])
+    images, labels = dataset.scenes(folder, SCENES)[0], image_tower.read_labels(folder, SCENES)
     torch.manual_seed(0)
-    before, after = learns(unclip.Reader(), partial(unclip.tower_loss, pictures, truth, 8), 12)
+    before, after = learns(image_tower.SceneReader(), partial(image_tower.tower_loss, images, labels, 8), 12)
     assert after < 0.9 * before
 
 
 def test_depth_learns(scenes, learns):
     maps = torch.rand(SCENES, 1, 16, 16)
     torch.manual_seed(0)
-    before, after = learns(train.TextToImage(5), partial(depth.depth_loss, scenes, maps, 4))
+    before, after = learns(networks.TextToImage(5), partial(depth_phase.depth_loss, scenes, maps, 4))
     assert after < 0.97 * before
 
 
 def test_unclip_learns(scenes, learns):
     torch.manual_seed(0)
-    embeddings = torch.randn(SCENES, unclip.TOWER.embed_dim)
-    before, after = learns(unclip.variations(), partial(unclip.unclip_loss, scenes, embeddings, 4))
+    embeddings = torch.randn(SCENES, image_tower.TOWER.embed_dim)
+    before, after = learns(unclip_phase.image_conditioned(), partial(unclip_phase.unclip_loss, scenes, embeddings, 4))
     assert after < 0.97 * before
 
 
 def test_upscale_learns(folder, learns, monkeypatch):
-    monkeypatch.setattr(upscale, "SIDES", (16,))
+    monkeypatch.setattr(upscale_phase, "CROP_SIDES", (16,))
     torch.manual_seed(0)
-    loss = partial(upscale.upscale_loss, upscale.load_scenes(folder), 4)
-    before, after = learns(upscale.new_denoiser(), loss, 24)
+    loss = partial(upscale_phase.upscale_loss, upscale_phase.load_scenes(folder), 4)
+    before, after = learns(upscale_phase.new_denoiser(), loss, 24)
     assert after < 0.97 * before
 
 
 def test_the_upscalers_autoencoder_learns(folder, learns, monkeypatch):
-    """To show pictures again, and to keep the small picture in its first three latents."""
-    pictures, _ = data.large_scenes(folder, SCENES)
+    """To show images again, and to keep the small image in its first three latents."""
+    images, _ = dataset.large_scenes(folder, SCENES)
     torch.manual_seed(0)
-    monkeypatch.setattr(upscale, "SIDES", (16,))
-    model = train.new_autoencoder(upscale.AUTOENCODER)
-    before, after = learns(model, partial(upscale.autoencoder_loss, pictures, 4), 12)
+    monkeypatch.setattr(upscale_phase, "CROP_SIDES", (16,))
+    model = networks.new_autoencoder(upscale_phase.AUTOENCODER)
+    before, after = learns(model, partial(upscale_phase.autoencoder_loss, images, 4), 12)
     assert after < 0.9 * before
     choices = np.random.default_rng(0)
-    choices.choice(upscale.SIDES)
-    x = data.to_tensor(train.crops(pictures, 4, choices)[1])
+    choices.choice(upscale_phase.CROP_SIDES)
+    x = dataset.to_tensor(random_crops.random_crops(images, 4, choices)[1])
     with torch.no_grad():
-        anchored = upscale.autoencoder_loss(pictures, 4, model, np.random.default_rng(0), torch.Generator())
-        plain, mean = train.coding_loss(model, x, torch.Generator())
+        anchored = upscale_phase.autoencoder_loss(images, 4, model, np.random.default_rng(0), torch.Generator())
+        plain, mean = autoencoder_phase.coding_loss(model, x, torch.Generator())
     small = x.unflatten(3, (16, 4)).unflatten(2, (16, 4)).mean((3, 5))
     assert torch.isclose(anchored - plain, (mean[:, :3] - small).pow(2).mean(), rtol=1e-3)
 
 
-def test_flat_colours_survive_normalisation():
-    """A colour and one twice as strong look the same once normalised, unless other channels hold the scale."""
+def test_flat_colors_survive_normalization():
+    """A color and one twice as strong look the same once normalized, unless other channels hold the scale."""
     flat = torch.tensor([[-0.5, 0.2, 0.4], [0.3, -0.1, -0.8]])[:, :, None, None].expand(-1, -1, 32, 32)
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(3, 96, 3, padding=1, padding_mode="reflect")
@@ -181,7 +187,7 @@ def test_flat_colours_survive_normalisation():
     with torch.no_grad():
         conv.bias.zero_()
         lost = norm(conv(2 * flat)) - norm(conv(flat))
-        upscale.keep_colour(conv, 3)
+        upscale_phase.preserve_flat_colors(conv, 3)
         kept = norm(conv(2 * flat)) - norm(conv(flat))
     assert lost.abs().max() < 0.01
     assert kept[:, ::3].abs().mean() > 0.1
@@ -191,8 +197,8 @@ def test_flat_colours_survive_normalisation():
 def files(folder, tmp_path_factory):
     """The file of each phase."""
     out = tmp_path_factory.mktemp("out")
-    autoencoder, said = train.load_autoencoder(folder), torch.arange(0, 60)
-    return {phase: export.write(phase, folder, out, autoencoder, said) for phase in ("base", *MODULES)}
+    autoencoder, vocabulary = autoencoder_phase.load_autoencoder(folder), torch.arange(0, 60)
+    return {phase: export.write(phase, folder, out, autoencoder, vocabulary) for phase in ("base", *MODULES)}
 
 
 @pytest.mark.parametrize("phase", MODULES)
@@ -202,16 +208,16 @@ def test_the_file_is_recognised_and_loads_whole(files, phase):
     model = load_checkpoint(path)
     module = MODULES[phase]
     assert model.kind == FILE[phase]
-    assert model.prediction == export.FILES[phase][2]
-    assert model.spec.text == train.TEXT
+    assert model.prediction == export.FILES[phase].prediction
+    assert model.spec.text == networks.TEXT
     if phase == "upscale":
         assert (model.spec.unet, model.spec.autoencoder) == (module.UNET, module.AUTOENCODER)
     else:
-        assert model.spec.autoencoder == train.AUTOENCODER
-        assert model.spec.unet.model_channels == train.UNET.model_channels
-        assert model.spec.unet.attention == train.UNET.attention
-    assert model.spec.depth == (depth.ESTIMATOR if phase == "depth" else None)
-    assert model.spec.image == (unclip.TOWER if phase == "unclip" else None)
+        assert model.spec.autoencoder == networks.AUTOENCODER
+        assert model.spec.unet.model_channels == networks.UNET.model_channels
+        assert model.spec.unet.attention == networks.UNET.attention
+    assert model.spec.depth == (depth_estimator.ESTIMATOR if phase == "depth" else None)
+    assert model.spec.image == (image_tower.TOWER if phase == "unclip" else None)
 
 
 @pytest.mark.parametrize("phase", MODULES)
@@ -245,10 +251,10 @@ def test_what_they_share_is_stored_once(files):
 
 def test_a_resumed_model_starts_as_the_base(folder):
     weights = trainer.averaged(folder / "base.pt")
-    base, five = train.TextToImage(4).eval(), train.TextToImage(5).eval()
+    base, five = networks.TextToImage(4).eval(), networks.TextToImage(5).eval()
     base.load_state_dict(weights)
-    train.resume(five, weights, torch.zeros(0))
-    x, t, tokens = torch.randn(2, 4, 16, 16), torch.tensor([3, 500]), latents.tokens_of("a red cat").expand(2, 77)
+    warm_start.resume(five, weights)
+    x, t, tokens = torch.randn(2, 4, 16, 16), torch.tensor([3, 500]), tokens_of("a red cat").expand(2, 77)
     with torch.no_grad():
         before = base(x, t, tokens)
         guided = five(torch.cat([x, torch.randn(2, 1, 16, 16)], dim=1), t, tokens)
@@ -256,14 +262,14 @@ def test_a_resumed_model_starts_as_the_base(folder):
     assert torch.allclose(before, guided, atol=1e-5)  # values near 1, added up in another order
 
 
-def test_a_picture_is_heard_from_the_first_step(folder):
-    """About as loud as the timestep: a class condition that starts at nothing is still not heard after 800 steps."""
-    unet = unclip.variations().unet.eval()
-    e = torch.randn(64, unclip.TOWER.embed_dim)
+def test_an_image_has_an_effect_from_the_first_step(folder):
+    """The size of the timestep embedding: a class condition that starts at zero has no effect after 800 steps."""
+    unet = unclip_phase.image_conditioned().unet.eval()
+    e = torch.randn(64, image_tower.TOWER.embed_dim)
     with torch.no_grad():
-        pictures = unet.label_emb(unclip.AUGMENTATION(e, torch.zeros(64, dtype=torch.int64), torch.zeros_like(e)))
-        times = unet.time_embed(timestep_embedding(torch.arange(0, 1000, 16), unclip.UNET.model_channels))
-    assert 0.5 < pictures.std(0).mean() / times.std(0).mean() < 20  # the timestep's grows while the base is trained
+        images = unet.label_emb(unclip_phase.AUGMENTATION(e, torch.zeros(64, dtype=torch.int64), torch.zeros_like(e)))
+        times = unet.time_embed(timestep_embedding(torch.arange(0, 1000, 16), unclip_phase.UNET.model_channels))
+    assert 0.5 < images.std(0).mean() / times.std(0).mean() < 20  # the timestep's grows while the base is trained
 
 
 @pytest.mark.parametrize(
@@ -280,74 +286,76 @@ def test_a_picture_is_heard_from_the_first_step(folder):
 def test_what_a_phase_goes_on_from(tmp_path, phase, files, before):
     for name in files:
         (tmp_path / f"{name}.pt").touch()
-    assert train.predecessor(phase, tmp_path) == tmp_path / f"{before}.pt"
+    assert warm_start.predecessor(phase, tmp_path) == tmp_path / f"{before}.pt"
 
 
 def test_depth_is_seen_as_the_node_shows_it():
     maps = torch.rand(3, 128, 128) * torch.tensor([1.0, 50.0, 0.0])[:, None, None]
-    assert torch.allclose(depth.depth_channel(maps, 16), depth_map.fit(maps[:, None], 16, 16), atol=1e-6)
+    assert torch.allclose(depth_phase.depth_channel(maps, 16), depth.fit(maps[:, None], 16, 16), atol=1e-6)
 
 
-def test_the_small_picture_is_noised_as_the_node_does():
+def test_the_small_image_is_noised_as_the_node_does():
     large = torch.rand(1, 3, 32, 32) * 2 - 1
     small = large.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
-    options = pipeline_upscale.options(small.movedim(1, -1) / 2 + 0.5, 120, 9)
-    expected, level = pipeline_upscale.condition(options, torch.zeros(1, 4, 8, 8))
-    found = upscale.low_resolution(large, level, torch.Generator().manual_seed(9))
+    options = upscale.options(small.movedim(1, -1) / 2 + 0.5, 120, 9)
+    expected, level = upscale.condition(options, torch.zeros(1, 4, 8, 8))
+    found = upscale_phase.noised(upscale_phase.shrink(large), level, torch.Generator().manual_seed(9))
     assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_the_depth_loss_knows_no_scale_and_no_shift():
     torch.manual_seed(0)
     truth = torch.rand(2, 32, 32)
-    assert depth.midas_loss(3 * truth + 5, truth) < 1e-4
-    assert depth.midas_loss(-truth, truth) > 1
-    assert depth.midas_loss(torch.zeros(2, 32, 32), truth).isfinite()
+    assert depth_estimator.midas_loss(3 * truth + 5, truth) < 1e-4
+    assert depth_estimator.midas_loss(-truth, truth) > 1
+    assert depth_estimator.midas_loss(torch.zeros(2, 32, 32), truth).isfinite()
 
 
-def test_the_tower_is_exported_normalised(folder):
-    pictures, _ = data.scenes(folder, SCENES)
-    e = unclip.embed(unclip.load_tower(folder), pictures)
+def test_the_tower_is_exported_normalized(folder):
+    images, _ = dataset.scenes(folder, SCENES)
+    e = image_tower.embed(image_tower.load_tower(folder), images)
     assert e.mean(0).abs().max() < 1e-3
     assert (e.std(0) - 1).abs().max() < 1e-3
 
 
-def test_the_upscalers_latents_are_normalised(folder):
-    pictures, _ = data.large_scenes(folder, SCENES)
-    _, sharp = train.crops(pictures, 64, np.random.default_rng(0), upscale.WHOLE)
-    z = latents.encode(upscale.load_autoencoder(folder), upscale.AUTOENCODER.scale, data.to_tensor(sharp))
+def test_the_upscalers_latents_are_normalized(folder):
+    images, _ = dataset.large_scenes(folder, SCENES)
+    _, sharp = random_crops.random_crops(images, 64, np.random.default_rng(0), upscale_phase.LARGEST_CROP)
+    z = encode(
+        upscale_phase.load_upscale_autoencoder(folder), upscale_phase.AUTOENCODER.scale, dataset.to_tensor(sharp)
+    )
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
     assert (z.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
-def test_what_is_in_a_picture(folder):
-    notes = data.truths(folder, SCENES)[1]
-    truth = unclip.Truth.of(notes)
+def test_what_is_in_an_image(folder):
+    notes = dataset.ground_truth(folder, SCENES)[1]
+    labels = image_tower.SceneLabels.from_notes(notes)
     for i, note in enumerate(notes):
-        assert truth.kinds[i].sum() == len(note["items"])
+        assert labels.kinds[i].sum() == len(note["items"])
         for item in note["items"]:
-            k = unclip.KINDS.index(item["kind"])
-            assert list(unclip.COLOURS)[truth.colours[i, k]] == item["colour"]
-            assert (truth.boxes[i, k] * 128).round().tolist() == item["box"]
-    assert (truth.colours == unclip.ABSENT).sum() == truth.kinds.numel() - truth.kinds.sum()
+            k = image_tower.KINDS.index(item["kind"])
+            assert list(image_tower.COLORS)[labels.colors[i, k]] == item["color"]
+            assert (labels.boxes[i, k] * 128).round().tolist() == item["box"]
+    assert (labels.colors == image_tower.IGNORE_INDEX).sum() == labels.kinds.numel() - labels.kinds.sum()
 
 
 @pytest.mark.parametrize(
-    ("phase", "said", "size"),
+    ("phase", "starts", "size"),
     [
-        ("depth", ["depth found: correlation", "depth obeyed: correlation"], (256, 384)),
-        ("unclip", ["the pictures: ", "variations of them: "], (256, 384)),
+        ("depth", ["estimated depth: correlation", "followed depth: correlation"], (256, 384)),
+        ("unclip", ["images: ", "variations: "], (256, 384)),
         ("upscale", ["bicubic: ", "upscaled: ", "autoencoder alone: "], (64, 128)),
     ],
 )
-def test_what_the_files_do_is_measured_and_drawn(files, folder, phase, said, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_family, "sample", partial(evaluate.sample, steps=2))
-    monkeypatch.setattr(evaluate_family, "classifier", lambda folder: evaluate.Classifier().eval())
-    monkeypatch.setattr(data, "LARGE", 64)
+def test_what_the_files_do_is_measured_and_drawn(files, folder, phase, starts, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_family, "generate", partial(generation.generate, steps=2))
+    monkeypatch.setattr(evaluate_family, "load_classifier", lambda folder: object_classifier.Classifier().eval())
+    monkeypatch.setattr(dataset, "LARGE", 64)
     model = load_checkpoint(files[phase], dtype=torch.float32)
     if model.depth:
         model.depth.float()
     lines = list(evaluate_family.MEASURES[phase](model, folder, 2, tmp_path / "sheet.png"))
-    assert [line.startswith(start) for line, start in zip(lines, said, strict=True)] == [True] * len(said)
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * len(starts)
     assert "nan" not in "".join(lines)
     assert Image.open(tmp_path / "sheet.png").size == size

@@ -1,6 +1,8 @@
 """Who may import whom."""
 
 import ast
+import graphlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,36 @@ def test_arrows(path):
 def test_comfyui_is_imported_by_its_backend_only(path):
     if not name(path).startswith("backends/comfyui/"):
         assert not {module.split(".")[0] for level, module in imports(path) if level == 0} & COMFYUI
+
+
+def module_of(path):
+    """A file as a module's dotted name: models/specs.py -> models.specs, models/__init__.py -> models."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path, known):
+    """Which of our modules a file imports, at module level, inside functions, or for typing only."""
+    folder = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*folder[: len(folder) - node.level + 1], *filter(None, (node.module or "").split("."))]
+            for alias in node.names:
+                yield next((m for m in (".".join([*base, alias.name]), ".".join(base)) if m in known), None)
+
+
+def test_no_circle():
+    """No module imports itself through others, whether at module level, inside a function or for typing."""
+    modules = {module_of(path): path for path in FILES}
+    imported = {name: set(imported_modules(path, modules)) - {None, ""} for name, path in modules.items()}
+    assert len([pair for targets in imported.values() for pair in targets]) > 200  # the walk sees the imports
+    order = graphlib.TopologicalSorter({name: targets for name, targets in imported.items() if name})
+    order.prepare()  # CycleError names the circle
+
+
+def test_no_two_files_of_one_name():
+    names = [path.name for path in FILES if path.name != "__init__.py"]
+    assert sorted(name for name, count in Counter(names).items() if count > 1) == []
 
 
 def test_files_and_functions_are_short():

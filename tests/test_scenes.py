@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from sd2_family.training import samples
-from sd2_family.training.scenes import (
+from sd2_family.training.world import sample_images
+from sd2_family.training.world.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     HELD_OUT,
     KINDS,
     Item,
@@ -24,25 +24,25 @@ def scenes() -> list[Scene]:
     return [render(seed) for seed in range(500)]
 
 
-def repainted(colour: str, kind: str, background: str, seed: int) -> tuple[Scene, np.ndarray]:
-    """A scene, and the mask of what changes in it when its object takes the opposite colour."""
-    other = "black" if colour in ("white", "yellow", "pink") else "white"
-    scene = render(seed, items=[(colour, kind)], background=background)
+def repainted(color: str, kind: str, background: str, seed: int) -> tuple[Scene, np.ndarray]:
+    """A scene, and the mask of what changes in it when its object takes the opposite color."""
+    other = "black" if color in ("white", "yellow", "pink") else "white"
+    scene = render(seed, items=[(color, kind)], background=background)
     twin = render(seed, items=[(other, kind)], background=background)
     changed = np.abs(scene.image.astype(int) - twin.image.astype(int)).sum(2) > 60
     return scene, changed
 
 
-def nearest_colour(pixels: np.ndarray) -> str:
-    """The named colour that most pixels are closest to, in an opponent space of light, red-green and yellow-blue."""
+def nearest_color(pixels: np.ndarray) -> str:
+    """The named color that most pixels are closest to, in an opponent space of light, red-green and yellow-blue."""
 
     def opponent(rgb: np.ndarray) -> np.ndarray:
         r, g, b = np.moveaxis(np.asarray(rgb, float), -1, 0)
         return np.stack([(r + g + b) / 3, r - g, (r + g) / 2 - b], -1)
 
-    named = opponent(np.array(list(COLOURS.values())))
+    named = opponent(np.array(list(COLORS.values())))
     distance = ((opponent(pixels)[:, None] - named) ** 2).sum(-1)
-    return list(COLOURS)[int(np.bincount(distance.argmin(1), minlength=len(COLOURS)).argmax())]
+    return list(COLORS)[int(np.bincount(distance.argmin(1), minlength=len(COLORS)).argmax())]
 
 
 def test_same_seed_same_scene_and_other_seed_another() -> None:
@@ -63,20 +63,20 @@ def test_size_changes_the_resolution_and_not_the_composition() -> None:
 
 
 def test_held_out_pairs_are_few_and_never_drawn_at_random(scenes: list[Scene]) -> None:
-    seen = {(item.colour, item.kind) for scene in scenes for item in scene.items}
+    seen = {(item.color, item.kind) for scene in scenes for item in scene.items}
     assert not seen & HELD_OUT
     assert len(HELD_OUT) == 12
     for column in (0, 1):
         names = [pair[column] for pair in HELD_OUT]
         assert max(names.count(name) for name in names) <= 2
-    assert {colour for colour, _ in seen} == set(COLOURS)
+    assert {color for color, _ in seen} == set(COLORS)
     assert {kind for _, kind in seen} == set(KINDS)
     assert {scene.background for scene in scenes} == set(BACKGROUNDS)
 
 
 def test_held_out_pairs_are_drawn_when_asked() -> None:
-    for colour, kind in HELD_OUT:
-        assert [(i.colour, i.kind) for i in render(1, items=[(colour, kind)]).items] == [(colour, kind)]
+    for color, kind in HELD_OUT:
+        assert [(i.color, i.kind) for i in render(1, items=[(color, kind)]).items] == [(color, kind)]
 
 
 def test_most_scenes_hold_one_object_and_some_three(scenes: list[Scene]) -> None:
@@ -104,26 +104,26 @@ def test_nothing_is_cut_off_or_hidden(scenes: list[Scene]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_objects_have_their_colour_inside_their_box(kind: str) -> None:
-    for i, colour in enumerate(COLOURS):
-        scene, changed = repainted(colour, kind, BACKGROUNDS[(i + len(kind)) % len(BACKGROUNDS)], seed=i)
+def test_objects_have_their_color_inside_their_box(kind: str) -> None:
+    for i, color in enumerate(COLORS):
+        scene, changed = repainted(color, kind, BACKGROUNDS[(i + len(kind)) % len(BACKGROUNDS)], seed=i)
         x0, y0, x1, y1 = scene.items[0].box
         inside = np.zeros_like(changed)
         inside[y0:y1, x0:x1] = True
         assert not (changed & ~inside).any()
         # A flower fills about a third of its box, a cup three quarters.
         assert changed[inside].mean() > 0.25
-        assert nearest_colour(scene.image[changed]) == colour
+        assert nearest_color(scene.image[changed]) == color
 
 
 def test_captions_name_every_object_with_the_right_article(scenes: list[Scene]) -> None:
     for scene in scenes:
         for item in scene.items:
-            assert re.search(rf"\b{item.colour} {item.kind}\b", scene.caption)
+            assert re.search(rf"\b{item.color} {item.kind}\b", scene.caption)
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|  ", scene.caption)
         for word in ("small", "big"):
             named = re.findall(rf"{word} (\w+) (\w+)", scene.caption)
-            true = {(item.colour, item.kind) for item in scene.items if item.size_word == word}
+            true = {(item.color, item.kind) for item in scene.items if item.size_word == word}
             assert set(named) <= true
 
 
@@ -147,10 +147,10 @@ def test_unknown_names_are_refused() -> None:
         render(0, items=[("red", "dragon")])
 
 
-@pytest.mark.parametrize("name", samples.PICTURES)
-def test_the_bundled_pictures_are_drawn_again(name: str) -> None:
-    seed, background, items = samples.PICTURES[name]
-    stored = np.asarray(Image.open(samples.FOLDER / f"{name}.png"))
+@pytest.mark.parametrize("name", sample_images.SAMPLES)
+def test_the_bundled_images_are_drawn_again(name: str) -> None:
+    seed, background, items = sample_images.SAMPLES[name]
+    stored = np.asarray(Image.open(sample_images.FOLDER / f"{name}.png"))
     again = render(seed, items=items, background=background).image
     assert np.abs(again.astype(int) - stored).mean() < 0.1  # releases of Pillow may round edges otherwise
 
@@ -176,7 +176,7 @@ def test_objects_are_as_near_as_the_ground_under_them() -> None:
         (item,) = scene.items
         x0, y0, x1, y1 = item.box
         body = scene.nearness[y0:y1, x0:x1]
-        ground = scene.nearness[y1 - 1, 0]  # level: at the edge of the picture it is what it is at the foot
+        ground = scene.nearness[y1 - 1, 0]  # level: at the edge of the image it is what it is at the foot
         assert 0.03 < body[: (y1 - y0) // 2].max() - ground < 0.09  # its upper half too, and it bulges by 0.06
         feet.append(y1)
         near.append(body.max())
@@ -193,8 +193,8 @@ def test_of_two_things_in_the_air_the_bigger_is_nearer() -> None:
     assert np.corrcoef(heights, near)[0, 1] > 0.9
 
 
-def test_colour_changes_no_depth() -> None:
-    red, white = (render(5, items=[(colour, "cup")], background="on a beach") for colour in ("red", "white"))
+def test_color_changes_no_depth() -> None:
+    red, white = (render(5, items=[(color, "cup")], background="on a beach") for color in ("red", "white"))
     assert not np.array_equal(red.image, white.image)
     assert np.array_equal(red.nearness, white.nearness)
 

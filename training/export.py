@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,28 +11,44 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
+from ..models.specs import Prediction
 from ..models.weights_file import REST, part, read
-from . import depth, latents, unclip, upscale
-from .train import AUTOENCODER, SCENES, load_autoencoder
+from . import depth_phase, unclip_phase, upscale_phase
+from .autoencoder_phase import load_autoencoder
+from .latent_cache import scene_latents
+from .networks import AUTOENCODER
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
-ABOUT = (
+DESCRIPTION = (
     "A toy: 128 px picture-book scenes of 12 objects in 10 colours on 8 backgrounds, trained from nothing on a CPU."
 )
+
+
+@dataclass(frozen=True)
+class DemoFile:
+    """Name, title and objective of an exported checkpoint."""
+
+    name: str
+    title: str
+    prediction: Prediction
+
+
 FILES = {
-    "base": ("sd2-demo-base.safetensors", "SD2 demo, text to image", "epsilon"),
-    "inpaint": ("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
-    "v": ("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
-    "depth": ("sd2-demo-depth.safetensors", "SD2 demo, depth-guided", "epsilon"),
-    "unclip": ("sd2-demo-unclip.safetensors", "SD2 demo, image variations (unCLIP)", "v_prediction"),
-    "upscale": ("sd2-demo-x4.safetensors", "SD2 demo, x4 upscaling", "v_prediction"),
+    "base": DemoFile("sd2-demo-base.safetensors", "SD2 demo, text to image", "epsilon"),
+    "inpaint": DemoFile("sd2-demo-inpaint.safetensors", "SD2 demo, inpainting", "epsilon"),
+    "v": DemoFile("sd2-demo-v.safetensors", "SD2 demo, text to image (v objective)", "v_prediction"),
+    "depth": DemoFile("sd2-demo-depth.safetensors", "SD2 demo, depth-guided", "epsilon"),
+    "unclip": DemoFile("sd2-demo-unclip.safetensors", "SD2 demo, image variations (unCLIP)", "v_prediction"),
+    "upscale": DemoFile("sd2-demo-x4.safetensors", "SD2 demo, x4 upscaling", "v_prediction"),
 }
-BESIDE = {"depth": depth.beside, "unclip": unclip.beside, "upscale": upscale.beside}
-
-
-TABLES = ("noise_augmentor.", "low_scale_model.")  # noise schedules, too fine for float16
-PREFIXES = (  # a phase's state, its names, Stability's
+EXTRA_TENSORS = {
+    "depth": depth_phase.extra_tensors,
+    "unclip": unclip_phase.extra_tensors,
+    "upscale": upscale_phase.extra_tensors,
+}
+FLOAT32_PREFIXES = ("noise_augmentor.", "low_scale_model.")  # noise schedules, too fine for float16
+PREFIXES = (  # state, prefix in the state, prefix in the checkpoint
     ("autoencoder", "", "first_stage_model."),
     ("start", "unet.", "model.diffusion_model."),
     ("start", "text.", "cond_stage_model."),
@@ -39,7 +56,7 @@ PREFIXES = (  # a phase's state, its names, Stability's
 
 
 def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
-    """Float16 tensors under the keys of Stability's files."""
+    """Convert to float16 tensors under the keys of Stability's files."""
     states = {"autoencoder": autoencoder.state_dict(), "start": weights}
     return {
         theirs + key.removeprefix(ours): weight.to("cpu", torch.float16).contiguous()
@@ -49,48 +66,51 @@ def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[s
     }
 
 
-def tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, said: Tensor) -> dict[str, Tensor]:
-    """The checkpoint of a phase that has run in `folder`; `said`: the tokens that captions hold."""
+def checkpoint_tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, vocabulary: Tensor) -> dict[str, Tensor]:
+    """Collect the checkpoint of a phase trained in `folder`; `vocabulary`: the tokens that captions hold."""
     weights = averaged(folder / f"{phase}.pt")
-    forget_unsaid(weights, said)
-    found = checkpoint(weights, upscale.load_autoencoder(folder) if phase == "upscale" else autoencoder)
-    beside = BESIDE[phase](folder, weights) if phase in BESIDE else {}
-    for key, tensor in beside.items():
-        found[key] = tensor.to("cpu", torch.float32 if key.startswith(TABLES) else torch.float16).contiguous()
-    return found
+    zero_untrained_tokens(weights, vocabulary)
+    if phase == "upscale":
+        autoencoder = upscale_phase.load_upscale_autoencoder(folder)
+    tensors = checkpoint(weights, autoencoder)
+    extra = EXTRA_TENSORS[phase](folder, weights) if phase in EXTRA_TENSORS else {}
+    for key, tensor in extra.items():
+        dtype = torch.float32 if key.startswith(FLOAT32_PREFIXES) else torch.float16
+        tensors[key] = tensor.to("cpu", dtype).contiguous()
+    return tensors
 
 
-def forget_unsaid(weights: dict[str, Tensor], said: Tensor) -> None:
-    """Zero the vectors of tokens that no caption holds: they are as they were drawn at first, and only noise."""
+def zero_untrained_tokens(weights: dict[str, Tensor], vocabulary: Tensor) -> None:
+    """Zero the embeddings of tokens that no caption holds, which still have their random initial values."""
     embedding = weights["text.model.token_embedding.weight"]
     kept = torch.zeros(len(embedding), 1, device=embedding.device)
-    kept[said] = 1
+    kept[vocabulary] = 1
     embedding.mul_(kept)
 
 
-def without(tensors: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Less the parts that are the very same in `other`."""
+def without_shared_parts(tensors: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the parts whose tensors are all identical in `other`."""
     own = {part(key) for key, tensor in tensors.items() if key not in other or not torch.equal(tensor, other[key])}
     return {key: tensor for key, tensor in tensors.items() if part(key) in own}
 
 
-def write(phase: str, folder: Path, out: Path, autoencoder: AutoencoderKL, said: Tensor) -> Path:
-    """Write the file of a phase; what is the very same in the base's, which lies beside it, is left to that one."""
-    name, title, prediction = FILES[phase]
+def write(phase: str, folder: Path, out: Path, autoencoder: AutoencoderKL, vocabulary: Tensor) -> Path:
+    """Write the file of a phase, without the parts that it shares with the base's file beside it."""
+    file = FILES[phase]
     metadata = {
-        "modelspec.title": title,
-        "modelspec.description": ABOUT,
-        "modelspec.prediction_type": prediction,
+        "modelspec.title": file.title,
+        "modelspec.description": DESCRIPTION,
+        "modelspec.prediction_type": file.prediction,
         "modelspec.license": "Apache-2.0",
         "modelspec.resolution": "128x128",
     }
-    found = tensors(phase, folder, autoencoder, said)
-    if phase in BESIDE:
-        base = FILES["base"][0]
-        found = without(found, read(out / base).tensors)
+    tensors = checkpoint_tensors(phase, folder, autoencoder, vocabulary)
+    if phase in EXTRA_TENSORS:
+        base = FILES["base"].name
+        tensors = without_shared_parts(tensors, read(out / base).tensors)
         metadata[REST] = base
-    save_file(found, out / name, metadata)
-    return out / name
+    save_file(tensors, out / file.name, metadata)
+    return out / file.name
 
 
 def main() -> None:
@@ -99,11 +119,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO)
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.folder)
-    said = latents.load(arguments.folder, autoencoder, AUTOENCODER.scale, SCENES).tokens.unique()
+    vocabulary = torch.unique(scene_latents(arguments.folder, autoencoder, AUTOENCODER.scale).tokens)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for phase in FILES:
         if (arguments.folder / f"{phase}.pt").exists():
-            write(phase, arguments.folder, arguments.out, autoencoder, said)
+            write(phase, arguments.folder, arguments.out, autoencoder, vocabulary)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Muon, the optimizer that makes these phases short (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+"""Muon, a momentum optimizer with orthogonalized steps (https://kellerjordan.github.io/posts/muon)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values to about 1 in five steps
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """About U V^T of `matrix` = U S V^T, without the decomposition."""
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Approximate U V^T of `matrix` = U S V^T in float32, without a decomposition."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
@@ -24,12 +24,12 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         p.diagonal().add_(a)
         product = p @ product
         gram = p @ gram @ p
-    x = product @ x
-    return x if wide is matrix else x.T
+    result: Tensor = product @ x
+    return result if wide is matrix else result.T
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised; convolutions count as matrices [out, in * height * width].
+    """Momentum whose step is orthogonalized; convolutions count as matrices [out, in * height * width].
 
     `torch.optim.Muon` takes no convolutions. Steps are scaled to the size of Adam's (arXiv:2502.16982, equation 4), so
     that both share one learning rate.
@@ -46,10 +46,10 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 momentum.lerp_(p.grad, 1 - MOMENTUM)
-                update = orthogonalise(p.grad.lerp(momentum, MOMENTUM).flatten(1))
+                update = orthogonalize(p.grad.lerp(momentum, MOMENTUM).flatten(1))
                 p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
-def suits(p: nn.Parameter) -> bool:
-    """Whether Muon is for this parameter: hidden matrices, not embeddings, first or last layers, biases or scales."""
+def suits_muon(p: nn.Parameter) -> bool:
+    """Return whether `p` is a hidden matrix, not an embedding, a first or last layer, a bias or a scale."""
     return p.ndim >= 2 and min(p.shape[0], p.shape[1]) >= 16 and max(p.shape) < 10_000

@@ -1,9 +1,9 @@
-"""Lay a demo checkpoint out so that training goes on from the file alone.
+"""Turn a demo checkpoint into training states, so that training goes on from the file alone.
 
     python -m sd2_family.training.unpack models/demo/sd2-demo-inpaint.safetensors
 
-Writes `autoencoder.pt` and `start.pt` into `--folder`: `base` and `inpaint` go on from these, and where there is no
-`base.pt` the other phases too, for which sd2-demo-base.safetensors is the one to unpack (`unclip`: sd2-demo-v).
+It writes `autoencoder.pt` and `start.pt` into `--folder`. The phases `base` and `inpaint` go on from these. So do the
+other phases where there is no `base.pt`; for them, unpack sd2-demo-base.safetensors (for `unclip`: sd2-demo-v).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .export import PREFIXES
 
 
 def unpacked(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Float32 weights of each state by the names they have there, from a checkpoint's."""
+    """Convert the tensors of a checkpoint to float32 weights of each state, by their names there."""
     found: dict[str, dict[str, Tensor]] = {state: {} for state, _, _ in PREFIXES}
     for state, ours, theirs in PREFIXES:
         for key in tensors:

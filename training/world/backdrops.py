@@ -1,4 +1,4 @@
-"""The places a scene can happen in: one function each, painted in large soft shapes that vary with the seed."""
+"""Paint the backgrounds of scenes: one function each, in large soft shapes that vary with the seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .drawing import DUSK, FRAME, SUNLIGHT, Array, Canvas, Colour, ellipse, jitter, mix, rounded, smooth
+from .drawing import DUSK, FRAME, SUNLIGHT, Array, Canvas, Color, ellipse, jitter, mix, rounded, smooth
 
 Rng = np.random.Generator
 UP = (0.0, -1.0)
@@ -15,14 +15,14 @@ UP = (0.0, -1.0)
 
 @dataclass(frozen=True)
 class Ground:
-    """The height where the ground to stand on begins, and the heights between which there is water, if any."""
+    """The height where solid ground begins, and the heights between which there is water, if any."""
 
     top: float
     water: tuple[float, float] | None = None
 
 
 def ridge(rng: Rng, y: float, swing: float, waves: float) -> Array:
-    """The outline of land below a smooth skyline around height `y`."""
+    """Return the outline of land below a smooth skyline around height `y`."""
     x = np.linspace(-4, FRAME + 4, 40, dtype=np.float32)
     phase, turn = rng.uniform(0, 2 * np.pi, 2)
     top = y + swing * (0.7 * np.sin(x / FRAME * 2 * np.pi * waves + phase) + 0.3 * np.sin(x / 17 + turn))
@@ -30,14 +30,14 @@ def ridge(rng: Rng, y: float, swing: float, waves: float) -> Array:
     return np.concatenate([np.stack([x, top], 1), below]).astype(np.float32)
 
 
-def land(canvas: Canvas, rng: Rng, y: float, swing: float, waves: float, colour: Colour, shade: float = 0.16) -> None:
-    """Fill everything below a new ridge, paler along its top."""
-    near = mix(colour, DUSK, shade)
-    canvas.fill([ridge(rng, y, swing, waves)], mix(colour, SUNLIGHT, 0.22), near, toward=UP, lies=True)
+def land(canvas: Canvas, rng: Rng, y: float, swing: float, waves: float, color: Color, shade: float = 0.16) -> None:
+    """Fill the area below a new ridge, paler along its top."""
+    near = mix(color, DUSK, shade)
+    canvas.fill([ridge(rng, y, swing, waves)], mix(color, SUNLIGHT, 0.22), near, toward=UP, lies=True)
 
 
-def clouds(canvas: Canvas, rng: Rng, colour: Colour, horizon: float, most: int = 3) -> None:
-    """Up to `most` soft clouds in the sky above `horizon`."""
+def clouds(canvas: Canvas, rng: Rng, color: Color, horizon: float, most: int = 3) -> None:
+    """Paint up to `most` soft clouds in the sky above `horizon`."""
     for _ in range(int(rng.integers(0, most + 1))):
         x, y, r = rng.uniform(8, 120), rng.uniform(10, horizon * 0.55), rng.uniform(5, 9)
         puffs = [
@@ -45,24 +45,24 @@ def clouds(canvas: Canvas, rng: Rng, colour: Colour, horizon: float, most: int =
             ellipse(x + r * 1.2, y + r * 0.35, r, r * 0.6),
             ellipse(x - r * 1.2, y + r * 0.4, r * 0.9, r * 0.55),
         ]
-        canvas.fill(puffs, colour, mix(colour, (150, 170, 205), 0.25), toward=UP, opacity=0.8, blur=0.8)
+        canvas.fill(puffs, color, mix(color, (150, 170, 205), 0.25), toward=UP, opacity=0.8, blur=0.8)
 
 
-def sun(canvas: Canvas, rng: Rng, y: float, radius: float, colour: Colour, glow: float = 0.45) -> None:
-    """A sun or moon at a random place along the sky, with its glow."""
+def sun(canvas: Canvas, rng: Rng, y: float, radius: float, color: Color, glow: float = 0.45) -> None:
+    """Paint a sun or moon with its glow at a random place along the sky."""
     x = float(rng.choice([rng.uniform(12, 46), rng.uniform(82, 116)]))
-    canvas.glow(x, y, radius * 3.2, colour, glow)
-    canvas.fill([ellipse(x, y, radius, radius)], colour, mix(colour, (250, 220, 150), 0.3), foot=0)
+    canvas.glow(x, y, radius * 3.2, color, glow)
+    canvas.fill([ellipse(x, y, radius, radius)], color, mix(color, (250, 220, 150), 0.3), foot=0)
 
 
-def firs(canvas: Canvas, rng: Rng, y: float, colour: Colour, count: int, height: float) -> None:
-    """A few rounded fir trees standing at height `y`."""
+def firs(canvas: Canvas, rng: Rng, y: float, color: Color, count: int, height: float) -> None:
+    """Paint `count` rounded fir trees standing at height `y`."""
     for x in rng.uniform(0, FRAME, count):
         h = height * rng.uniform(0.7, 1.2)
         outline = smooth(
             [(x, y - h), (x + h * 0.2, y - h * 0.4), (x + h * 0.28, y), (x - h * 0.28, y), (x - h * 0.2, y - h * 0.4)]
         )
-        canvas.fill([outline], mix(colour, SUNLIGHT, 0.15), mix(colour, DUSK, 0.1))
+        canvas.fill([outline], mix(color, SUNLIGHT, 0.15), mix(color, DUSK, 0.1))
 
 
 def beach(canvas: Canvas, rng: Rng) -> Ground:
@@ -213,7 +213,7 @@ def sunset(canvas: Canvas, rng: Rng) -> Ground:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """How to paint a place (giving back the height where the ground to stand on begins), and its noun."""
+    """A function that paints a background and returns its ground, and the noun for it."""
 
     paint: Callable[[Canvas, Rng], Ground]
     noun: str

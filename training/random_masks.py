@@ -5,33 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Box = Sequence[int]
+Mask = NDArray[np.float32]  # [H, W] of 0 and 1 (1 = repaint)
+
+
+def random_mask(rng: np.random.Generator, size: int, objects: Sequence[Box]) -> Mask:
+    """Draw strokes, boxes, or the surroundings of one of the `objects`: [size, size]."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return binary(strokes(rng, size))
+    if kind == 1:
+        return binary(boxes(rng, size))
+    return binary(around_object(rng, size, objects[int(rng.integers(len(objects)))]))
 
 
 def strokes(rng: np.random.Generator, size: int) -> Image.Image:
-    """One to four thick polylines that wander over the picture."""
+    """Draw one to four thick polylines that wander over the image."""
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
     for _ in range(rng.integers(1, 5)):
         width = int(size * rng.uniform(0.1, 0.32))
-        point = rng.uniform(0.1, 0.9, 2) * size
-        heading = rng.uniform(0, 2 * np.pi)
-        path = [tuple(point)]
-        for _ in range(rng.integers(1, 5)):
-            heading += rng.normal(0, 1.0)
-            step = size * rng.uniform(0.1, 0.35) * np.array([np.cos(heading), np.sin(heading)])
-            point = np.clip(point + step, 0, size)
-            path.append(tuple(point))
+        path = _wander(rng, size)
         draw.line(path, fill=255, width=width, joint="curve")
         for x, y in path:  # round caps
             draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
     return mask
 
 
+def _wander(rng: np.random.Generator, size: int) -> list[tuple[float, float]]:
+    point = rng.uniform(0.1, 0.9, 2) * size
+    heading = rng.uniform(0, 2 * np.pi)
+    path = [(float(point[0]), float(point[1]))]
+    for _ in range(rng.integers(1, 5)):
+        heading += rng.normal(0, 1.0)
+        step = size * rng.uniform(0.1, 0.35) * np.array([np.cos(heading), np.sin(heading)])
+        point = np.clip(point + step, 0, size)
+        path.append((float(point[0]), float(point[1])))
+    return path
+
+
 def boxes(rng: np.random.Generator, size: int) -> Image.Image:
-    """One to three filled boxes, a third of the picture to most of it across."""
+    """Draw one to three filled boxes, each a quarter to three quarters of the image across."""
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
     for _ in range(rng.integers(1, 4)):
@@ -41,13 +58,13 @@ def boxes(rng: np.random.Generator, size: int) -> Image.Image:
     return mask
 
 
-def around(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
-    """A rounded box, an ellipse or a scribble over the object in `box` (x0, y0, x1, y1) and a margin."""
+def around_object(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
+    """Draw a rounded box, an ellipse or a scribble over the object in `box` (x0, y0, x1, y1) and a margin."""
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
-    left, top, right, bottom = box
-    across, down = (right - left) * rng.uniform(0.12, 0.4), (bottom - top) * rng.uniform(0.12, 0.4)
-    left, top, right, bottom = left - across, top - down, right + across, bottom + down
+    x0, y0, x1, y1 = box
+    across, down = (x1 - x0) * rng.uniform(0.12, 0.4), (y1 - y0) * rng.uniform(0.12, 0.4)
+    left, top, right, bottom = x0 - across, y0 - down, x1 + across, y1 + down
     shape = rng.integers(3)
     if shape == 0:
         draw.rounded_rectangle((left, top, right, bottom), 6, fill=255)
@@ -61,21 +78,11 @@ def around(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
     return mask
 
 
-def random_mask(rng: np.random.Generator, size: int, objects: Sequence[Box]) -> np.ndarray:
-    """Strokes, boxes, or the surroundings of one of the `objects`: float [size, size] of 0 and 1 (1 = repaint)."""
-    kind = rng.integers(3)
-    if kind == 0:
-        return binary(strokes(rng, size))
-    if kind == 1:
-        return binary(boxes(rng, size))
-    return binary(around(rng, size, objects[rng.integers(len(objects))]))
-
-
-def hidden(mask: np.ndarray, objects: Sequence[Box]) -> float:
-    """The part of an object that the mask covers, 0..1: of the object of which it covers most."""
+def hidden_fraction(mask: Mask, objects: Sequence[Box]) -> float:
+    """Return the fraction of an object that the mask covers, 0..1, for the object covered most."""
     return max(float(mask[top:bottom, left:right].mean()) for left, top, right, bottom in objects)
 
 
-def binary(mask: Image.Image) -> np.ndarray:
-    """float [H, W] of 0 and 1."""
+def binary(mask: Image.Image) -> Mask:
+    """Convert a mask to float [H, W] of 0 and 1."""
     return (np.asarray(mask) > 127).astype(np.float32)

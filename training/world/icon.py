@@ -1,4 +1,4 @@
-"""Draw the pack's icon: python -m sd2_family.training.icon"""
+"""Draw the pack's icon: python -m sd2_family.training.world.icon"""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from PIL import Image, ImageDraw
 
 from .scenes import render
 
-FILE = Path(__file__).parent.parent / "web" / "icon.png"
+FILE = Path(__file__).parents[2] / "web" / "icon.png"
 SIZE = 400  # the largest side that the registry shows
-CELLS = 16  # the mosaic: the latent of a picture of 128 px has so many pixels on a side
+CELLS = 16  # cells of the mosaic on a side: the size of the latent of a 128 px image
 SEED = 50_000_024
 
 
 def main() -> None:
     scene = Image.fromarray(render(SEED, size=SIZE, items=[("red", "balloon")], background="on a beach").image)
-    icon = Image.composite(noise(), scene, veil()).convert("RGBA")
-    icon.putalpha(rounded())
+    icon = Image.composite(noise(), scene, fade()).convert("RGBA")
+    icon.putalpha(rounded_corners())
     icon.save(FILE, optimize=True)
 
 
 def noise() -> Image.Image:
-    """The mosaic of random colours that sampling starts from."""
+    """Draw the mosaic of random colors that sampling starts from."""
     rng = np.random.default_rng(SEED)
     cells = np.clip(rng.normal(128, 56, (CELLS, CELLS, 3)), 0, 255).astype(np.uint8)
     return Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.NEAREST)
 
 
-def veil() -> Image.Image:
-    """How much of the mosaic shows in each cell: all of it in one corner, ever less towards the other."""
+def fade() -> Image.Image:
+    """Draw how much of the mosaic shows in each cell: all of it in one corner, less and less toward the other."""
     rng = np.random.default_rng(SEED + 1)
     across, down = np.meshgrid(np.linspace(0, 1, CELLS), np.linspace(0, 1, CELLS))
     amount = 3.2 * ((1 - across + down) / 2 - 0.55) + rng.normal(0, 0.22, (CELLS, CELLS))
@@ -38,8 +38,8 @@ def veil() -> Image.Image:
     return Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.NEAREST)
 
 
-def rounded() -> Image.Image:
-    """Opaque but for the corners."""
+def rounded_corners() -> Image.Image:
+    """Draw the alpha channel: opaque except at the corners."""
     alpha = Image.new("L", (SIZE * 4, SIZE * 4))
     ImageDraw.Draw(alpha).rounded_rectangle((0, 0, SIZE * 4 - 1, SIZE * 4 - 1), SIZE * 4 // 6, fill=255)
     return alpha.resize((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Small storybook scenes with captions: an endless training set, each picture a function of its seed."""
+"""Render small storybook scenes with captions: an endless training set, each image a function of its seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .objects import OBJECTS
 
 KINDS: tuple[str, ...] = tuple(OBJECTS)
 BACKGROUNDS: tuple[str, ...] = tuple(BACKDROPS)
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (212, 58, 50),
     "orange": (240, 136, 40),
     "yellow": (248, 208, 62),
@@ -51,18 +51,20 @@ EXTENTS = {1: (41.0, 78.0), 2: (38.0, 66.0), 3: (35.0, 54.0)}
 
 @dataclass(frozen=True)
 class Item:
-    """One object: what it is, the pixels (x0, y0, x1, y1) that its silhouette spans, and "small", "big" or ""."""
+    """One object: kind, color, bounding box (x0, y0, x1, y1) in pixels, and "small", "big" or ""."""
 
     kind: str
-    colour: str
+    color: str
     box: Box
     size_word: str = ""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, uint8 [S, S, 3], with its caption, all that is in it, back to front, and its inverse depth [S, S]:
-    0 in the sky, about 1 at the lower edge."""
+    """An image, uint8 [S, S, 3], with its caption, its items from back to front, and its inverse depth [S, S].
+
+    `nearness` is 0 in the sky and about 1 at the lower edge.
+    """
 
     image: NDArray[np.uint8]
     caption: str
@@ -73,8 +75,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where an object goes: middle of its foot, height and width in 1/128 of the picture, lean in degrees, and the
-    height of the ground that is as far away."""
+    """The place of an object: middle of its foot, height, width, tilt, and the height of the ground as far away.
+
+    Lengths are in 1/128 of the image, the tilt in degrees.
+    """
 
     x: float
     y: float
@@ -84,7 +88,7 @@ class Spot:
     ground: float
 
     def overlap(self, other: Spot) -> float:
-        """The shared area as a part of the smaller of the two, 0..1."""
+        """Return the shared area as a fraction of the smaller of the two, 0..1."""
         across = (self.width + other.width) / 2 - abs(self.x - other.x)
         across = min(across, self.width, other.width)
         down = min(self.y, other.y) - max(self.y - self.height, other.y - other.height)
@@ -101,7 +105,7 @@ def render(
 ) -> Scene:
     """Paint the scene of `seed`, `size` pixels square.
 
-    `items` are (colour, kind) pairs; left out, 1 to 3 (or `count`) are drawn at random, never one of HELD_OUT.
+    `items` are (color, kind) pairs; by default 1 to 3 (or `count`) are drawn at random, without those of HELD_OUT.
     """
     rng = np.random.default_rng(seed)
     place = background or str(rng.choice(BACKGROUNDS))
@@ -116,10 +120,10 @@ def render(
 
 
 def caption(rng: np.random.Generator, items: Sequence[Item], background: str) -> str:
-    """Words that a person might type for these items, in any order; sometimes without the background."""
+    """Write a random caption for these items, in any order; some omit the background."""
     shuffled = [items[i] for i in rng.permutation(len(items))]
     sized = bool(rng.random() < 0.5)
-    names = [" ".join(filter(None, (item.size_word if sized else "", item.colour, item.kind))) for item in shuffled]
+    names = [" ".join(filter(None, (item.size_word if sized else "", item.color, item.kind))) for item in shuffled]
     listed = join_words([with_article(name) for name in names])
     style = rng.random()
     if style < 0.1:
@@ -133,41 +137,41 @@ def caption(rng: np.random.Generator, items: Sequence[Item], background: str) ->
     return f"{listed} {background}"
 
 
-def plain_caption(colour: str, kind: str, background: str) -> str:
-    """The canonical caption of one object, such as "a purple boat on a beach"."""
-    return f"{with_article(f'{colour} {kind}')} {background}"
+def plain_caption(color: str, kind: str, background: str) -> str:
+    """Return the canonical caption of one object, such as "a purple boat on a beach"."""
+    return f"{with_article(f'{color} {kind}')} {background}"
 
 
 def with_article(noun: str) -> str:
-    """`noun` after "a" or "an"."""
+    """Put "a" or "an" before `noun`."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def join_words(words: Sequence[str]) -> str:
-    """ "a", "a and b" or "a, b and c"."""
+    """Join words as "a", "a and b" or "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _check(chosen: Sequence[tuple[str, str]], background: str) -> None:
     if background not in BACKDROPS:
-        raise ValueError(f"background is {background!r}; use one of {', '.join(BACKGROUNDS)}.")
-    for colour, kind in chosen:
-        if colour not in COLOURS or kind not in OBJECTS:
-            raise ValueError(f"item is {(colour, kind)!r}; use a colour of COLOURS and a kind of KINDS.")
+        raise ValueError(f"background is {background!r}; use one of {', '.join(BACKGROUNDS)}")
+    for color, kind in chosen:
+        if color not in COLORS or kind not in OBJECTS:
+            raise ValueError(f"item is {(color, kind)!r}; use a color of COLORS and a kind of KINDS")
 
 
 def _choose(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     kinds = [str(kind) for kind in rng.choice(KINDS, count, replace=False)]
     chosen: list[tuple[str, str]] = []
     for kind in kinds:
-        taken = {colour for colour, _ in chosen} if rng.random() < 0.85 else set()
-        free = [colour for colour in COLOURS if (colour, kind) not in HELD_OUT and colour not in taken]
+        taken = {color for color, _ in chosen} if rng.random() < 0.85 else set()
+        free = [color for color in COLORS if (color, kind) not in HELD_OUT and color not in taken]
         chosen.append((str(rng.choice(free)), kind))
     return chosen
 
 
 def _arrange(rng: np.random.Generator, kinds: Sequence[str], ground: Ground) -> list[Spot]:
-    """The first of many random arrangements, ever smaller, in which nothing hides much of anything else."""
+    """Draw random arrangements of decreasing size until one has little overlap; else return the least crowded."""
     low, high = EXTENTS[min(3, len(kinds))]
     best: list[Spot] = []
     least = math.inf
@@ -183,7 +187,7 @@ def _arrange(rng: np.random.Generator, kinds: Sequence[str], ground: Ground) -> 
 
 
 def _spot(rng: np.random.Generator, kind: str, extents: tuple[float, float], ground: Ground, *, alone: bool) -> Spot:
-    """A random place for an object; on the ground, nearer ones are lower and bigger."""
+    """Draw a random place for an object; on the ground, nearer objects are lower and bigger."""
     thing = OBJECTS[kind]
     nearness = float(rng.random()) ** 0.7
     tilt = float(rng.uniform(-thing.tilt, thing.tilt))
@@ -198,15 +202,15 @@ def _spot(rng: np.random.Generator, kind: str, extents: tuple[float, float], gro
         y = ground.top + (121 - ground.top) * np.clip(0.1 + 0.8 * nearness + rng.normal(0, 0.1), 0.05, 1)
     x = np.clip(x, width / 2 + 4, FRAME - width / 2 - 4)
     y = max(float(y), 1.05 * height + 5)
-    # what flies is above where something of its size would stand
+    # a flying object is as far away as the ground where an object of its size would stand
     below = ground.top + (121 - ground.top) * (0.1 + 0.8 * nearness) if thing.flies else y
     return Spot(float(x), y, height, width, tilt, below)
 
 
-def _draw(canvas: Canvas, rng: np.random.Generator, colour: str, kind: str, spot: Spot, dark: bool) -> Item:
+def _draw(canvas: Canvas, rng: np.random.Generator, color: str, kind: str, spot: Spot, dark: bool) -> Item:
     thing = OBJECTS[kind]
     layer = Canvas(canvas.size)
-    body = jitter(rng, COLOURS[colour], 5)
+    body = jitter(rng, COLORS[color], 5)
     thing.draw(Pen(layer, (spot.x, spot.y), spot.height, body, mirror=bool(rng.random() < 0.5), tilt=spot.tilt))
     box = layer.box()
     layer.round_off(box)
@@ -219,18 +223,18 @@ def _draw(canvas: Canvas, rng: np.random.Generator, colour: str, kind: str, spot
         canvas.halo(layer, box, DUSK, (1.2, 1.6), 2.2, 0.34)
     canvas.paste(layer, box, spot.ground)
     extent = spot.height / thing.scale
-    return Item(kind, colour, box, "small" if extent < SMALL else "big" if extent > BIG else "")
+    return Item(kind, color, box, "small" if extent < SMALL else "big" if extent > BIG else "")
 
 
 def main() -> None:
-    """Write a sheet of every kind in every colour above a sheet of random scenes."""
+    """Write an image of every kind in every color, with random scenes below."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", default="sheet.png", help="picture to write")
+    parser.add_argument("--out", default="sheet.png", help="image to write")
     rows = [
-        [render(97 * i + j, items=[(colour, kind)]).image for j, colour in enumerate(COLOURS)]
+        [render(97 * i + j, items=[(color, kind)]).image for j, color in enumerate(COLORS)]
         for i, kind in enumerate(KINDS)
     ]
-    rows += [[render(1000 + 10 * i + j).image for j in range(len(COLOURS))] for i in range(8)]
+    rows += [[render(1000 + 10 * i + j).image for j in range(len(COLORS))] for i in range(8)]
     Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows])).save(parser.parse_args().out)
 
 

@@ -1,24 +1,27 @@
-"""Remake the templates' thumbnails and README's picture: python -m sd2_family.training.pictures RESULT.png...
+"""Remake the thumbnails of the workflows and the image in README.
 
-Each RESULT is what `sd2 run` wrote for one of the workflows, such as inpaint_00001_.png.
+    python -m sd2_family.training.world.thumbnails RESULT.png...
+
+Each RESULT is an output of `sd2 run` for one of the workflows, such as inpaint_00001_.png.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from .samples import FOLDER
+from .sample_images import FOLDER
 
-ROOT = Path(__file__).parent.parent
-SAMPLE = "forest"  # the inpainting workflow's picture
-SIDE, GAP = 256, 12  # pixels in README
+ROOT = Path(__file__).parents[2]
+SAMPLE = "forest"  # the image of the inpainting workflow
+SIDE, GAP = 256, 12  # pixels
 
 
-def triptych(panels: list[Image.Image]) -> Image.Image:
-    """Pictures side by side, twice as large, on nothing."""
+def triptych(panels: Sequence[Image.Image]) -> Image.Image:
+    """Place images side by side, each enlarged to SIDE, on a transparent background."""
     row = Image.new("RGBA", (len(panels) * (SIDE + GAP) - GAP, SIDE))
     for i, panel in enumerate(panels):
         row.paste(panel.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (i * (SIDE + GAP), 0))
