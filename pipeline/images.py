@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     """IMAGE of any dtype, with or without alpha -> float32 [B, H, W, 3]."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(
