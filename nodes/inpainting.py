@@ -40,7 +40,7 @@ class SD2MaskPreprocess:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "Repaint where the mask reaches this value and keep the rest. 0 keeps the mask soft.",
+                        "tooltip": "Repaint where the mask reaches this value; keep the rest. 0 keeps the mask soft.",
                     },
                 ),
                 "grow": (

@@ -39,7 +39,7 @@ class SD2VAEDecode:
                         "min": 0,
                         "max": 4096,
                         "step": 64,
-                        "tooltip": "Tile size in pixels; smaller tiles need less memory. 0 uses tiles only when needed.",
+                        "tooltip": "Tile size in pixels; smaller needs less memory. 0 uses tiles only when needed.",
                     },
                 ),
             }
@@ -48,12 +48,14 @@ class SD2VAEDecode:
     def decode(self, samples: Latent, vae: Autoencoder, tile_size: int = 0) -> tuple[Tensor]:
         latent = samples["samples"]
         if latent.isnan().any():
-            raise ValueError("the latent contains NaN; load the checkpoint with dtype bfloat16 or float32 and sample again")
+            raise ValueError(
+                "the latent contains NaN; set dtype to bfloat16 or float32 in SD2 Load Checkpoint and sample again"
+            )
         factor, needed = vae.spacial_compression_decode(), samples.get("sd2_factor")
         if needed not in (None, factor):
             raise ValueError(
-                f"the latent needs a vae that decodes at {needed}x, but this one decodes at {factor}x; connect the vae "
-                "of the checkpoint that it was sampled with"
+                f"the latent needs a vae that decodes at {needed}x, but this one decodes at {factor}x; connect the "
+                "vae of the checkpoint that it was sampled with"
             )
         if tile_size == 0:
             return (_unpad(vae.decode(latent), samples.get("sd2_size")),)

@@ -54,7 +54,7 @@ class SD2CheckpointLoader:
                     list(DTYPES),
                     {
                         "default": "auto",
-                        "tooltip": "Data type to compute in. auto is float32 on a CPU and the file's own type otherwise.",
+                        "tooltip": "Data type for computing. auto is float32 on a CPU, otherwise the file's type.",
                     },
                 ),
             }

@@ -20,7 +20,9 @@ class SD2SampleImage:
     """Load a bundled image and its mask, so that templates run without input files."""
 
     CATEGORY = "SD2/image"
-    DESCRIPTION = "Load an image and a mask that come with this pack, to try a workflow. Use Load Image for your own images."
+    DESCRIPTION = (
+        "Load an image and a mask that come with this pack, to try a workflow. Use Load Image for your own images."
+    )
     SEARCH_ALIASES = ("example image", "demo image", "test image")
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")

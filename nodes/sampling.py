@@ -96,7 +96,10 @@ class SD2KSampler:
                 "scheduler": SCHEDULER,
                 "positive": ("CONDITIONING", {"tooltip": "What the image should show."}),
                 "negative": ("CONDITIONING", {"tooltip": "What the image should not show."}),
-                "latent_image": ("LATENT", {"tooltip": "The latent to start from. It sets the image size and the batch size."}),
+                "latent_image": (
+                    "LATENT",
+                    {"tooltip": "The latent to start from. It sets the image size and the batch size."},
+                ),
                 "denoise": DENOISE,
             },
             "optional": {

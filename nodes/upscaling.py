@@ -16,7 +16,7 @@ class SD2UpscaleConditioning:
 
     CATEGORY = "SD2/upscale"
     DESCRIPTION = (
-        "Prepare an image of any size for the x4 upscaler: the noised image goes into the conditioning, and the latent "
+        "Prepare an image of any size for the x4 upscaler: the noised image goes into the conditioning, the latent "
         "gets its size. Large images are sampled in overlapping tiles."
     )
     SEARCH_ALIASES = ("upscale", "x4 upscaler", "super resolution", "enlarge", "4x upscale conditioning")
