@@ -1,4 +1,4 @@
-"""The backend without ComfyUI: our own objects on the wires, sampled in this process."""
+"""The backend outside ComfyUI: our own objects on the wires, computed in this process."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def load(
 def load_checkpoint(
     name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
 ) -> Loaded:
-    """Load a checkpoint by a name from `list_models`, or by an absolute path."""
+    """Load a checkpoint by a name from `list_models` or an absolute path."""
     return components.load(resolve_model("checkpoints", name), prediction, dtype)
 
 
 def identify(model: Model) -> tuple[str, ModelSpec | None]:
-    """The file's name, and what it is."""
+    """Return the file's name and the model's spec."""
     return model.name, model.spec
 
 
 def schedule(model: Model) -> NoiseSchedule:
-    """The noise schedule that the model was trained on."""
+    """Return the noise schedule that the model was trained on."""
     return model.schedule

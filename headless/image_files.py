@@ -1,4 +1,4 @@
-"""PNG files that carry a workflow."""
+"""Write PNG files with their workflow, and read it back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..pipeline.pil import open_image, to_pil
 
 
 def save_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
-    """Write one image [H,W,C] with its text chunks, under another name until it is whole."""
+    """Write one image [H,W,C] with text chunks; the file appears under its name only when complete."""
     chunks = PngInfo()
     for key, value in text.items():
         chunks.add_text(key, value)
@@ -24,7 +24,7 @@ def save_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Another name to write to, which becomes `path` when the block ends without an error."""
+    """Yield a temporary path to write to, which is renamed to `path` if the block succeeds."""
     file = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield file
@@ -34,7 +34,7 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def png_text(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG file."""
+    """Read the text chunks of a PNG file."""
     with open_image(path) as file:
         file.load()  # chunks may follow the pixels
         return dict(getattr(file, "text", {}))

@@ -1,5 +1,4 @@
-"""Stand-ins for ComfyUI's own nodes, for the workflows we ship and their users: same ids, inputs and widget order,
-same behaviour."""
+"""Stand-ins for the stock nodes that our workflows use, with ComfyUI's ids, inputs, widget order and behavior."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ MAX_RESOLUTION = 16384
 CHANNELS = ["red", "green", "blue", "alpha"]
 Inputs = dict[str, Any]
 Latent = dict[str, Any]
-Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods that ComfyUI calls
+Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods of ComfyUI's
 
 
 def _pixels(default: int, *, low: int = 0, step: int = 1) -> tuple[str, dict[str, int]]:
@@ -117,7 +116,7 @@ class RepeatLatentBatch:
         return {"required": {"samples": ("LATENT",), "amount": ("INT", {"default": 1, "min": 1, "max": 64})}}
 
     def repeat(self, samples: Latent, amount: int) -> tuple[Latent]:
-        """The batch `amount` times over; later copies get batch indices of their own, so that their noise differs."""
+        """Repeat the batch `amount` times; later copies get new batch indices, so that their noise differs."""
         count = len(samples["samples"])
         repeated = {**samples, "samples": _repeat(samples["samples"], count * amount)}
         mask = samples.get("noise_mask")
@@ -159,11 +158,11 @@ class KSampler:
 
 
 def _repeat(batch: Tensor, count: int) -> Tensor:
-    """`batch` over and over until it has `count` entries."""
+    """Repeat `batch` to `count` entries."""
     return batch[torch.arange(count) % len(batch)]
 
 
-# Pictures and masks
+# Images and masks
 
 
 class ImageScale:
@@ -206,7 +205,7 @@ class ImageCompositeMasked:
     def composite(
         self, destination: Tensor, source: Tensor, x: int, y: int, resize_source: bool, mask: Tensor | None = None
     ) -> tuple[Tensor]:
-        """`source` [B,h,w,C] laid over `destination` [B,H,W,C] at (x, y), through `mask` stretched to the source."""
+        """Paste `source` [B,h,w,C] on `destination` [B,H,W,C] at (x, y) through `mask`, resized to the source."""
         count, height, width = destination.shape[:3]
         source = _repeat(source[..., : destination.shape[-1]].to(destination), count)
         if resize_source:
@@ -235,7 +234,7 @@ class ImagePadForOutpaint:
     def expand_image(
         self, image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
     ) -> tuple[Tensor, Tensor]:
-        """Grey added around [B,H,W,C], and a mask [1,H',W'] that is 1 there and falls to 0 over `feathering` px."""
+        """Pad [B,H,W,C] with gray; the mask [1,H',W'] is 1 there and falls to 0 inside over `feathering` px."""
         height, width = image.shape[1:3]
         padded = F.pad(image.float(), (0, 0, left, right, top, bottom), value=0.5)
         inside = torch.zeros(height, width)
@@ -271,7 +270,9 @@ class ImageToMask:
 
     def image_to_mask(self, image: Tensor, channel: str) -> tuple[Tensor]:
         if CHANNELS.index(channel) >= image.shape[-1]:
-            raise ValueError(f"the image has no {channel} channel; choose red, green or blue, or Load Image (as Mask)")
+            raise ValueError(
+                f"the image has no {channel} channel; choose red, green or blue, or use Load Image (as Mask)"
+            )
         return (image[..., CHANNELS.index(channel)],)
 
 

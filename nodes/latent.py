@@ -1,4 +1,4 @@
-"""Nodes between latents and pictures."""
+"""Nodes that decode latents."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..pipeline.types import Autoencoder, Latent
 
 
 class SD2VAEDecode:
-    """Latents as pictures."""
+    """Decode latents to images."""
 
     CATEGORY = "SD2/latent"
     DESCRIPTION = (
-        "Decode latents to a picture, in tiles where it is large. A picture that SD2 VAE Encode (for Inpainting) had "
-        "to pad comes out at its own size."
+        "Decode latents to images, in tiles if they are large. Images that SD2 VAE Encode (for Inpainting) padded are "
+        "cropped back to their original size."
     )
     SEARCH_ALIASES = ("latent to image", "vae decode tiled")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The decoded picture.",)
+    OUTPUT_TOOLTIPS = ("The decoded image.",)
     FUNCTION = "decode"
 
     @classmethod
@@ -29,7 +29,7 @@ class SD2VAEDecode:
         return {
             "required": {
                 "samples": ("LATENT", {"tooltip": "The latents to decode."}),
-                "vae": ("VAE", {"tooltip": "The autoencoder, of the same checkpoint as the model."}),
+                "vae": ("VAE", {"tooltip": "The autoencoder, from the same checkpoint as the model."}),
                 "tile_size": (
                     "INT",
                     {
@@ -37,7 +37,7 @@ class SD2VAEDecode:
                         "min": 0,
                         "max": 4096,
                         "step": 64,
-                        "tooltip": "Side of a tile in pixels; smaller needs less memory. 0: tiles only where needed.",
+                        "tooltip": "Tile size in pixels; smaller needs less memory. 0 uses tiles only when needed.",
                     },
                 ),
             }

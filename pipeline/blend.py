@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .images import fit, fit_batch, moments, normalise
-from .masks import normalise as normalise_mask
+from .images import fit, fit_batch, moments, normalize
+from .masks import normalize as normalize_mask
 
 MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
 MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
@@ -29,7 +29,7 @@ def match_mean(image: Tensor, reference: Tensor) -> Tensor:
 
     What is cut off moves the mean again, so the shift is searched for: the mean only rises with it.
     """
-    image, reference = normalise(image), fit_batch(normalise(reference), len(image))
+    image, reference = normalize(image), fit_batch(normalize(reference), len(image))
     target = reference.mean((1, 2), keepdim=True)
     low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
     for _ in range(MEAN_BITS + 1):
@@ -44,9 +44,9 @@ def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match:
 
     `generated` and the mask are resized to the original's size.
     """
-    original = normalise(original)
+    original = normalize(original)
     size = (original.shape[1], original.shape[2])
-    generated, mask = fit(normalise(generated), size), normalise_mask(mask, size)
+    generated, mask = fit(normalize(generated), size), normalize_mask(mask, size)
     count = max(x.shape[0] for x in (original, generated, mask))
     original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
     if color_match:

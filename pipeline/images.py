@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .pil import to_pil
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     """IMAGE of any dtype, with or without alpha -> float32 [B, H, W, 3]."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(

@@ -15,7 +15,7 @@ def samples_of(latent: Latent) -> Tensor:
     """The latent's samples, float32 on the CPU; ValueError where no model of the family can sample them."""
     samples: Tensor = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != 4:
-        raise ValueError(f"the latent is {list(samples.shape)}; these models take [batch, 4, height, width]")
+        raise ValueError(f"the latent has shape {list(samples.shape)}; connect one of shape [batch, 4, height, width]")
     if samples.isnan().any():
         raise ValueError("the latent contains NaN before sampling; encode the image again with dtype float32")
     return samples.float().cpu()
@@ -34,12 +34,14 @@ def decode(vae: Autoencoder, latent: Latent, tile_size: int = 0) -> Tensor:
     """
     samples: Tensor = latent["samples"]
     if samples.isnan().any():
-        raise ValueError("the latent contains NaN; sample again with the checkpoint's dtype at bfloat16 or float32")
+        raise ValueError(
+            "the latent contains NaN; set dtype to bfloat16 or float32 in SD2 Load Checkpoint and sample again"
+        )
     factor, needed = vae.spacial_compression_decode(), latent.get("sd2_factor")
     if needed not in (None, factor):
         raise ValueError(
-            f"the vae decodes at {factor}x, but this latent needs {needed}x; connect the vae of the checkpoint that "
-            "the latent was sampled with"
+            f"the latent needs a vae that decodes at {needed}x, but this one decodes at {factor}x; connect the vae of "
+            "the checkpoint that it was sampled with"
         )
     if tile_size == 0:
         return _unpad(vae.decode(samples), latent.get("sd2_size"))

@@ -14,11 +14,11 @@ UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.De
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open the image at `path`: its header is read, its pixels are not."""
+    """Open an image and read its header, but not its pixels."""
     try:
         return Image.open(path)
     except UNREADABLE as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from None
+        raise ValueError(f"{path} is not a readable image ({error}); choose another file") from None
 
 
 def load(path: Path) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
         try:
             frames = [ImageOps.exif_transpose(frame) for frame in ImageSequence.Iterator(file)]
         except UNREADABLE as error:
-            raise ValueError(f"{path} is a damaged image: {error}") from None
+            raise ValueError(f"{path} is a damaged image ({error}); choose another file") from None
         if file.format == "MPO":  # a stereo or burst photograph: its first frame is the photograph
             frames = frames[:1]
     return from_pil([frame for frame in frames if frame.size == frames[0].size])
@@ -47,7 +47,7 @@ def load_channel(path: Path, channel: str) -> Tensor:
         try:
             upright = ImageOps.exif_transpose(file)
         except UNREADABLE as error:
-            raise ValueError(f"{path} is a damaged image: {error}") from None
+            raise ValueError(f"{path} is a damaged image ({error}); choose another file") from None
     if channel == "alpha":
         alpha = _eight_bit(upright).convert("RGBA").getchannel("A")
         return 1 - _tensor(alpha)

@@ -78,8 +78,8 @@ def sample_latent(
     sampled = sample(model, sampling, positive, negative, latent=samples, noise=noise, mask=mask)
     if sampled.isnan().any():
         raise ValueError(
-            f"{sampling.sampler_name} gave NaN after {sampling.steps} steps; load the checkpoint with dtype bfloat16 "
-            "or float32 (float16 overflows in the attention of 2.x)"
+            f"{sampling.sampler_name} produced NaN after {sampling.steps} steps; load the checkpoint with dtype "
+            "bfloat16 or float32 (float16 overflows in the attention of 2.x)"
         )
     return {**latent, "samples": sampled}
 

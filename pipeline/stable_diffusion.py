@@ -321,7 +321,7 @@ def _sampling(settings: Settings, denoise: float) -> Sampling:
 def _image(image: ImageLike) -> Tensor:
     """[B, H, W, 3] in 0..1."""
     if isinstance(image, Tensor):
-        return images.normalise(image if image.ndim == 4 else image[None])
+        return images.normalize(image if image.ndim == 4 else image[None])
     return (pil.from_pil([image]) if isinstance(image, Image.Image) else pil.load(Path(image)))[0]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..models.specs import SPECS
 from ..samplers import NoiseSchedule, starting_noise
-from .images import fit_batch, normalise
+from .images import fit_batch, normalize
 from .tiling import tiled
 from .types import Latent, Options
 
@@ -34,7 +34,7 @@ def options(image: Tensor, level: int, seed: int) -> Options:
 
 def encode(image: Tensor, level: int, seed: int) -> tuple[Options, Latent]:
     """Conditioning options and an empty latent of the image's size, which is decoded at `FACTOR` times that."""
-    image = normalise(image)
+    image = normalize(image)
     samples = torch.zeros(len(image), 4, *image.shape[1:3])
     return options(image, level, seed), {"samples": samples, "sd2_factor": FACTOR}
 
