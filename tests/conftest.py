@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,8 @@ if installed is None or installed.origin is None:  # absent, or a folder without
     spec = importlib.util.spec_from_file_location(NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+
+torch.set_num_threads(1)  # for tiny networks threads cost more than they save, and minutes where cores are shared
 
 
 @pytest.fixture

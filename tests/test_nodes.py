@@ -112,7 +112,7 @@ def test_classes_are_well_formed(node):
 @pytest.mark.parametrize(("node", "name"), [(node, name) for node in NODE_CLASS_MAPPINGS for name in declared(node)])
 def test_inputs_are_well_formed(node, name):
     kind, options = declared(node)[name]
-    assert options["tooltip"].endswith(".")
+    assert options["tooltip"]
     if isinstance(kind, list):
         assert len(set(kind)) == len(kind)
         assert options.get("default", kind[0] if kind else None) in (kind or [None])
@@ -126,6 +126,12 @@ def test_inputs_are_well_formed(node, name):
     ]
     if parameter.default not in (inspect.Parameter.empty, None):
         assert parameter.default == options["default"]
+
+
+@pytest.mark.cosmetics
+@pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
+def test_tooltips_are_sentences(node):
+    assert all(options["tooltip"].endswith(".") for _, options in declared(node).values())
 
 
 # end to end
