@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,11 +54,8 @@ def add_noise(image: Tensor, level: int | Tensor, noise: Tensor) -> Tensor:
 
     x_l = sqrt(a_l) x + sqrt(1 - a_l) noise, the noise conditioning augmentation of arXiv:2106.15282, section 4.2.
     """
-    if isinstance(level, int):
-        a: float = SCHEDULE.alphas_cumprod[level].item()
-        return math.sqrt(a) * image + math.sqrt(1 - a) * noise
-    a_l = SCHEDULE.alphas_cumprod[level].to(image)[:, None, None, None]
-    return a_l.sqrt() * image + (1 - a_l).sqrt() * noise
+    a = SCHEDULE.alphas_cumprod[level].reshape(-1, 1, 1, 1)  # float64: float32 rounds 1 - a_l where a_l is nearly 1
+    return a.sqrt().to(image) * image + (1 - a).sqrt().to(image) * noise
 
 
 def largest_part(shape: Sequence[int]) -> list[int]:
