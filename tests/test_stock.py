@@ -198,7 +198,7 @@ def test_save_image_stays_in_its_folder(prefix):
 
 def test_save_image_truncates_and_clips():
     values = torch.tensor([-0.1, 0.999, 1.2, 0.5])[None, :, None].repeat(1, 1, 3)
-    assert np.asarray(images.to_picture(values))[0, :, 0].tolist() == [0, 254, 255, 127]
+    assert np.asarray(images.to_pil(values))[0, :, 0].tolist() == [0, 254, 255, 127]
 
 
 def test_a_failed_save_leaves_nothing(folders, monkeypatch):
@@ -244,7 +244,7 @@ def test_image_scale_methods_are_torchs(method):
 
 def test_image_scale_lanczos_is_pillows():
     image = torch.from_numpy(picture(1, 10, 20, 3)).float() / 255
-    expected = images.to_picture(image[0]).resize((9, 7), Image.Resampling.LANCZOS)
+    expected = images.to_pil(image[0]).resize((9, 7), Image.Resampling.LANCZOS)
     scaled = stock.ImageScale().upscale(image, "lanczos", 9, 7, "disabled")[0]
     assert torch.equal(scaled[0], torch.from_numpy(np.array(expected)).float() / 255)
 
