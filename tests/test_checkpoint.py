@@ -370,7 +370,7 @@ FOREIGN = {
     "is only an autoencoder": "first_stage_model.encoder.down.0.block.0.conv1.weight",
     "is only an autoencoder \\(VAE\\)": "encoder.down_blocks.0.resnets.0.conv1.weight",
     "is only a text encoder": "text_model.encoder.layers.0.mlp.fc1.weight",
-    "is only a text encoder": "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
+    "is only a text encoder;": "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
     "is a textual-inversion embedding": "emb_params",
     "is not a Stable Diffusion checkpoint": "conv_first.weight",
 }

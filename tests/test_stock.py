@@ -129,7 +129,7 @@ def test_files_outside_the_input_folder_are_refused(folders):
 
 def test_a_file_that_is_no_picture_is_named_before_anything_runs(folders):
     (folders / "in" / "a.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"a\.png is not a readable picture"):
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
         stock.LoadImage.VALIDATE_INPUTS("a.png")
 
 
@@ -137,7 +137,7 @@ def test_a_cut_off_file_is_named(folders):
     Image.fromarray(picture(64, 64, 3)).save(folders / "in" / "a.png")
     whole = (folders / "in" / "a.png").read_bytes()
     (folders / "in" / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"a\.png is a damaged picture"):
+    with pytest.raises(ValueError, match=r"a\.png is a damaged image"):
         stock.LoadImage().load_image("a.png")
 
 
@@ -192,7 +192,7 @@ def test_save_image_subfolders_and_tokens(folders):
 
 @pytest.mark.parametrize("prefix", ["../a", "/a", "a/../../b", "", "."])
 def test_save_image_stays_in_its_folder(prefix):
-    with pytest.raises(ValueError, match=r"is outside|beginning of a file name"):
+    with pytest.raises(ValueError, match=r"is outside|start of a file name"):
         stock.SaveImage.VALIDATE_INPUTS(prefix)
 
 
