@@ -64,8 +64,8 @@ def _unknown(class_type: str) -> str:
     elif class_type.startswith(("workflow>", "workflow/")):
         kind = "group"
     if kind in UNSUPPORTED:
-        return f" is a {kind}, which sd2 run does not support without --server; {UNSUPPORTED[kind]}"
-    return f": node type {class_type} is not supported without --server; use the SD2 nodes and common image nodes"
+        return f" is a {kind}, which needs ComfyUI; {UNSUPPORTED[kind]}, or run the workflow with --server"
+    return f": node type {class_type} needs ComfyUI; run the workflow with --server"
 
 
 def _source_type(prompt: Prompt, link: list[Any], entry: Input, library: Library) -> str:

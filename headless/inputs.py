@@ -69,8 +69,14 @@ class Input:
         if self.type == "COMBO" and value not in self.choices:
             raise ValueError(f"{self.name} is {value!r}; {_listed(self.choices)}")
         if self.type in ("INT", "FLOAT") and not low <= value <= high:
-            limits = f"at least {low}" if high == inf else f"at most {high}" if low == -inf else f"{low} to {high}"
-            raise ValueError(f"{self.name} is {value}; enter {limits}")
+            limits = (
+                f"of at least {low}"
+                if high == inf
+                else f"of at most {high}"
+                if low == -inf
+                else f"from {low} to {high}"
+            )
+            raise ValueError(f"{self.name} is {value}; enter a value {limits}")
 
 
 def _whole(value: Json) -> int:

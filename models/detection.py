@@ -55,7 +55,7 @@ class Inspection:
     name: str
     spec: ModelSpec  # with the sizes and the prediction of this file
     reason: str  # how the prediction was determined
-    zero_terminal_snr: bool  # trained on the rescaled noise schedule: a key ztsnr or the scheduler's config says so
+    zero_terminal_snr: bool  # trained on the rescaled noise schedule, by a key ztsnr or the scheduler's config
     ema: bool  # the UNet uses the file's moving-average weights
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part

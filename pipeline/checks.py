@@ -14,7 +14,7 @@ from .types import Conditioning
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """One way to condition a model beside the prompt, and how a user sets it."""
+    """One way to condition a model besides the prompt, and how a user sets it."""
 
     what: str  # in the conditioning
     keys: frozenset[str]  # that carry it

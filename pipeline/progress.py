@@ -1,4 +1,4 @@
-"""Progress of long computations, reported to whoever runs them."""
+"""Progress reports of long computations."""
 
 from __future__ import annotations
 

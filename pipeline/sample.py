@@ -52,7 +52,7 @@ def sample(
         noise=noise.to(device),
         step_noise=step_noise(original, sampling.seed),
         latent=original,
-        # a whole run starts from noise alone, as the reference does, whatever the latent holds
+        # a whole run starts from pure noise, as the reference does, and ignores the latent
         whole=sampling.denoise >= 1,
         start=None if start is None else start.to(device),
         mask=mask,

@@ -18,7 +18,7 @@ def tiled(
     progress: Callable[[int, int], None] = lambda done, total: None,
     grid: int = 1,
 ) -> Tensor:
-    """network over x [B, C, H, W] in tiles of (height, width), neighbours sharing at least `overlap` pixels.
+    """Run network over x [B, C, H, W] in tiles of (height, width) that overlap by at least `overlap` pixels.
 
     scale: output pixels per input pixel. Tiles fade into each other linearly over the overlap. They begin at multiples
     of `grid`, if tile - overlap is one; the last may be smaller then.
@@ -29,7 +29,7 @@ def tiled(
     out = weights = x.new_zeros(())
     for done, (top, left) in enumerate(corners):
         y = network(x[:, :, top : top + tile[0], left : left + tile[1]])
-        if done == 0:  # the network says how many channels come out
+        if done == 0:  # the network determines the number of output channels
             out = y.new_zeros(*y.shape[:2], *(round(length * scale) for length in x.shape[2:]))
             weights = out.new_zeros(out.shape[2:])
         height, width = y.shape[2:]
@@ -42,7 +42,7 @@ def tiled(
 
 
 def _starts(length: int, tile: int, overlap: int, grid: int) -> list[int]:
-    """Where the tiles begin: the last one ends at the border, whatever it shares with its neighbour."""
+    """Where the tiles begin: the last one ends at the border, whatever its overlap."""
     if length <= tile:
         return [0]
     last = -(-(length - tile) // grid) * grid

@@ -1,4 +1,4 @@
-"""Upscale conditioning: the noised low-resolution image beside the latent, and large images in tiles."""
+"""Upscale conditioning: the noised low-resolution image next to the latent, and large images in tiles."""
 
 from __future__ import annotations
 

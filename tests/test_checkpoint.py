@@ -121,7 +121,9 @@ def test_a_near_miss_is_refused_by_name(official, kind):
     name = (
         key.split(".", 2)[-1].removeprefix("text_model.").replace("encoder.layers.7.mlp.fc1", "resblocks.7.mlp.c_fc")
     )
-    with pytest.raises(ValueError, match=rf"^x does not fit under .* 1 misshapen \(.*{re.escape(name)} \[{first + 1}"):
+    with pytest.raises(
+        ValueError, match=rf"^x does not fit the model at .* 1 misshapen \(.*{re.escape(name)} \[{first + 1}"
+    ):
         load_checkpoint("x")
 
 
@@ -172,7 +174,7 @@ def test_a_near_miss_in_the_depth_estimator_is_refused_by_name(write, key):
     state = tiny_state("v2-depth")
     key = "depth_model.model." + key
     state[key] = state[key][1:]
-    with pytest.raises(ValueError, match=rf"under depth_model.model.: keys 1 misshapen \({key[18:]}.*choose another"):
+    with pytest.raises(ValueError, match=rf"at depth_model.model.: 1 misshapen \({key[18:]}.*choose another"):
         load_checkpoint(write(state))
     del state[key]
     with pytest.raises(ValueError, match=rf"1 missing \({key[18:]}"):
@@ -254,7 +256,7 @@ def test_prediction_from_a_scheduler_config(write, v2, folder):
     (path.parent / folder / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
     found = inspect(path)
     assert found.spec.kind == "v2-v"
-    assert found.reason.endswith("scheduler_config.json beside the weights")
+    assert found.reason.endswith("scheduler_config.json next to the weights")
 
 
 def test_a_scheduler_config_that_says_nothing_is_passed_over(write, v2):
@@ -278,7 +280,7 @@ def test_the_first_rule_that_applies_decides(write, v2):
     assert inspect(path).reason.startswith("guessed from the weights")
     config = path.parent / "scheduler_config.json"
     config.write_text('{"prediction_type": "epsilon"}')
-    assert inspect(path).reason == "scheduler_config.json beside the weights"
+    assert inspect(path).reason == "scheduler_config.json next to the weights"
     assert inspect(write(v2 | wide | key)).reason == "the file's key v_pred"
     path = write(v2 | wide | key, metadata={"modelspec.prediction_type": "eps"})
     assert inspect(path).reason == "the file's metadata, modelspec.prediction_type"
@@ -324,7 +326,7 @@ def test_unexpected_keys_are_named_and_counted(write, v2):
 
 
 def test_another_shape_is_named(write, v2):
-    with pytest.raises(ValueError, match=r"1 misshapen \(out.2.bias \[5\] for \[4\]\)"):
+    with pytest.raises(ValueError, match=r"1 misshapen \(out.2.bias \[5\] instead of \[4\]\)"):
         load_checkpoint(write(v2 | {UNET + "out.2.bias": torch.ones(5)}))
 
 
@@ -364,11 +366,11 @@ FOREIGN = {
     "is a Stable Diffusion 3 model": "model.diffusion_model.joint_blocks.0.context_block.attn.proj.weight",
     "is a Flux model": "double_blocks.0.img_attn.proj.weight",
     "is a UNet in diffusers format": "down_blocks.0.attentions.0.norm.weight",
-    "is a UNet alone": "model.diffusion_model.input_blocks.0.0.weight",
-    "is an autoencoder": "first_stage_model.encoder.down.0.block.0.conv1.weight",
-    "is an autoencoder \\(VAE\\) alone": "encoder.down_blocks.0.resnets.0.conv1.weight",
-    "is a text encoder alone": "text_model.encoder.layers.0.mlp.fc1.weight",
-    "is a text encoder": "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
+    "is only a UNet": "model.diffusion_model.input_blocks.0.0.weight",
+    "is only an autoencoder": "first_stage_model.encoder.down.0.block.0.conv1.weight",
+    "is only an autoencoder \\(VAE\\)": "encoder.down_blocks.0.resnets.0.conv1.weight",
+    "is only a text encoder": "text_model.encoder.layers.0.mlp.fc1.weight",
+    "is only a text encoder;": "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
     "is a textual-inversion embedding": "emb_params",
     "is not a Stable Diffusion checkpoint": "conv_first.weight",
 }
@@ -388,12 +390,12 @@ def test_a_controlnet_with_blocks_of_a_unet_is_still_a_controlnet(write):
 
 def test_an_unknown_number_of_input_channels_is_named(write, v2):
     stem = UNET + "input_blocks.0.0.weight"
-    with pytest.raises(ValueError, match=r"has 8 input channels.*OpenCLIP encoder; choose one of v1, "):
+    with pytest.raises(ValueError, match=r"has 8 input channels.*OpenCLIP encoder; choose a checkpoint of kind v1, "):
         inspect(write(v2 | {stem: torch.ones(64, 8, 3, 3)}))
 
 
 def test_a_key_of_another_rank_is_an_error_of_one_sentence(write, v2):
-    with pytest.raises(ValueError, match="another rank"):
+    with pytest.raises(ValueError, match="whose rank fits no known model"):
         inspect(write(v2 | {UNET + "input_blocks.0.0.weight": torch.ones(64)}))
 
 
@@ -405,9 +407,9 @@ def test_damaged_files_are_errors_of_one_sentence(write, v2, name):
     path = write({key: v2[key] for key in list(v2)[:20]}, name)
     whole = path.read_bytes()
     for content, sentence in (
-        (whole[:-100], "not downloaded whole"),
-        (whole[:50], "not downloaded whole"),
-        (b"<!DOCTYPE html><html>404</html>", "not downloaded whole|no checkpoint"),
+        (whole[:-100], "is incomplete"),
+        (whole[:50], "is incomplete"),
+        (b"<!DOCTYPE html><html>404</html>", "is incomplete or not a|cannot be read safely"),
         (b"", "is empty"),
     ):
         path.write_bytes(content)
@@ -422,18 +424,20 @@ def test_parts_may_lie_in_another_file(write, v2):
     found = read(path).tensors
     assert found.keys() == v2.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in v2.items())
-    assert "parts that the file does not hold are those of rest.safetensors" in load_checkpoint(path).report
+    assert "other parts from rest.safetensors" in load_checkpoint(path).report
 
 
 @pytest.mark.parametrize("name", ["rest.safetensors", "../x.safetensors/rest.safetensors"])
 def test_parts_in_a_file_that_is_not_there(write, v2, name):
     own = {key: tensor for key, tensor in v2.items() if key.startswith(UNET)}
-    with pytest.raises(ValueError, match=f"^x.safetensors leaves some of its parts to {name}, which is not beside it"):
+    with pytest.raises(
+        ValueError, match=f"^x.safetensors needs {name} for some of its parts; put it in the same folder"
+    ):
         read(write(own, metadata={REST: name}))
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing\.safetensors is not there"):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors does not exist"):
         load_checkpoint(tmp_path / "nothing.safetensors")
 
 
@@ -479,14 +483,14 @@ def test_a_pickle_that_runs_something_is_refused_by_name_and_does_not_run(tmp_pa
     marker = tmp_path / "ran"
     content = {"state_dict": {"w": torch.ones(2)}, "callbacks": Malicious(marker)}
     torch.save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"^x.ckpt wants to run (posix|nt)\.system .* use a .safetensors file"):
+    with pytest.raises(ValueError, match=r"^x.ckpt would run (posix|nt)\.system .* use a .safetensors file"):
         read(tmp_path / "x.ckpt")
     assert not marker.exists()
 
 
 def test_a_pickle_of_something_else_is_an_error(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "x.ckpt")
-    with pytest.raises(ValueError, match=r"x.ckpt holds a list"):
+    with pytest.raises(ValueError, match=r"x.ckpt contains a list"):
         read(tmp_path / "x.ckpt")
 
 

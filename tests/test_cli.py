@@ -88,11 +88,11 @@ def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
     for line, words in zip(
         lines[1:],
         (
-            "--set Scale.depth=1: node 2 \"Scale\" has no value 'depth'; it has upscale_method, width",
+            "--set Scale.depth=1: node 2 \"Scale\" has no widget 'depth'; it has upscale_method, width",
             "node 1 \"Load Image\": '../in.png' is outside",
             "node 2 \"Scale\": upscale_method is 'magic'; choose one of nearest-exact",
-            'node 2 "Scale": width is -1; it takes 0 to 16384',
-            'node 4 "Unknown": there is no node type Unknown',
+            'node 2 "Scale": width is -1; enter a value from 0 to 16384',
+            'node 4 "Unknown": node type Unknown needs ComfyUI',
         ),
         strict=True,
     ):
@@ -104,7 +104,7 @@ def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "in.png"], "in.png holds no workflow"),
+        (["run", "in.png"], "in.png contains no workflow"),
         (["run", "w.json", "--set", "LoadImage"], "--set LoadImage: write NODE.INPUT=VALUE"),
         (["run", "w.json", "--set", "Load Image.image=none.png"], "'none.png' is not in the input folder"),
         (["run", "w.json", "--set", "3.filename_prefix=../a"], "'../a' is outside"),

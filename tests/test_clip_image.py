@@ -59,7 +59,7 @@ def test_tower_and_noise_have_the_tensors_of_the_official_file(kind):
 
 
 def test_a_width_that_heads_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="100 wide cannot have heads of 80"):
+    with pytest.raises(ValueError, match="width 100 is not a multiple of head width 80"):
         ImageTower(replace(SPECS["unclip-h"].image, width=100))
 
 

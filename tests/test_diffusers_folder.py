@@ -135,7 +135,7 @@ def test_prediction_from_the_scheduler(saved, tmp_path, prediction, kind):
     change(folder / "scheduler" / "scheduler_config.json", prediction_type=prediction)
     found = inspect(folder)
     assert (found.spec.kind, found.spec.prediction) == (kind, prediction)
-    assert found.reason == "scheduler/scheduler_config.json beside the weights"
+    assert found.reason == "scheduler/scheduler_config.json next to the weights"
     assert str(found).startswith(f"copy: {kind}, text-to-image")
     assert inspect(folder, prediction="epsilon").reason == "set on the loader"
 
@@ -240,7 +240,7 @@ def remove(path):
         (lambda folder: remove(folder / "model_index.json"), "copy has no model_index.json; choose a folder"),
         (lambda folder: remove(folder / "vae"), "copy has no vae; download the whole folder"),
         (lambda folder: remove(folder / "unet"), "copy is a StableDiffusionPipeline; choose"),
-        (lambda folder: (folder / "text_encoder_2").mkdir(), "choose a Stable Diffusion 1.x or 2.x one"),
+        (lambda folder: (folder / "text_encoder_2").mkdir(), "choose a Stable Diffusion 1.x or 2.x model"),
         (lambda folder: [remove(path) for path in parts_of(folder)], "copy has no weights in unet; download"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_missing_key_is_named(saved, tmp_path):
     state = {key: tensor for key, tensor in load_file(path).items() if "final_layer_norm" not in key}
     path.unlink()
     save_file(state, path)
-    with pytest.raises(ValueError, match=r"copy holds no model.ln_final.weight in text_encoder; download it again"):
+    with pytest.raises(ValueError, match=r"copy has no model.ln_final.weight in text_encoder; download it again"):
         inspect(folder)
 
 
@@ -328,6 +328,6 @@ def test_inspect_takes_a_folder(models, capsys):
         assert main(["inspect", name]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("tiny: v2-v, text-to-image")
-        assert lines[1] == "prediction: v_prediction (scheduler/scheduler_config.json beside the weights)"
+        assert lines[1] == "prediction: v_prediction (scheduler/scheduler_config.json next to the weights)"
     assert main(["inspect", str(models)]) == 2
     assert "has no model_index.json" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_canvas_of_a_loop_of_reroutes_ends():
 )
 def test_other_json_is_refused(data, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(data))
-    with pytest.raises(graph.WorkflowError, match=r"other\.json is no ComfyUI workflow"):
+    with pytest.raises(graph.WorkflowError, match=r"other\.json is not a ComfyUI workflow"):
         graph.read(tmp_path / "other.json", LIBRARY)
 
 
@@ -124,7 +124,11 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "text.json").write_text("hello")
     (tmp_path / "text.png").write_text("hello")
     save_png(tmp_path / "plain.png", torch.zeros(8, 8, 3), {})
-    for name, words in (("none.json", "does not exist"), ("text.json", "is not JSON"), ("plain.png", "holds no")):
+    for name, words in (
+        ("none.json", "does not exist"),
+        ("text.json", "is not valid JSON"),
+        ("plain.png", "contains no"),
+    ):
         with pytest.raises(graph.WorkflowError, match=f"{name} {words}"):
             graph.read(tmp_path / name, LIBRARY)
     with pytest.raises(ValueError, match=r"text\.png is not a readable image"):
@@ -172,11 +176,11 @@ def test_set_fills_a_canvas_that_saved_fewer_values():
         ("seed=1", "write NODE.INPUT=VALUE"),
         ("1.seed", "write NODE.INPUT=VALUE"),
         ("9.seed=1", """no node '9'; the workflow has 1 "A Number", 2 "Second", 3 "Add", 6 "Show It\""""),
-        ("Second.sed=1", """node 2 "Second" has no value 'sed'; it has seed, scale, kind, exact, word"""),
+        ("Second.sed=1", """node 2 "Second" has no widget 'sed'; it has seed, scale, kind, exact, word"""),
         ("Show It.value=1", "it has none"),
-        ("Second.seed=one", "seed is 'one'; it takes a whole number"),
-        ("Second.scale=big", "scale is 'big'; it takes a number"),
-        ("Second.exact=maybe", "exact is 'maybe'; it takes true or false"),
+        ("Second.seed=one", "seed is 'one'; enter a whole number"),
+        ("Second.scale=big", "scale is 'big'; enter a number"),
+        ("Second.exact=maybe", "exact is 'maybe'; enter true or false"),
     ],
 )
 def test_set_says_what_it_cannot_do(setting, said):
@@ -204,7 +208,7 @@ def test_set_of_a_linked_value_names_its_source():
 def test_set_values_are_checked_like_saved_ones():
     assert problems_of(canvas(), "Second.seed=100", "1.kind=huge") == [
         "node 1 \"A Number\": kind is 'huge'; choose one of small, big",
-        'node 2 "Second": seed is 100; it takes 0 to 99',
+        'node 2 "Second": seed is 100; enter a value from 0 to 99',
     ]
 
 
@@ -214,18 +218,18 @@ def test_set_values_are_checked_like_saved_ones():
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ({"seed": -1}, "seed is -1; it takes 0 to 99"),
-        ({"seed": 1.5}, "seed is 1.5; it takes a whole number"),
-        ({"seed": "x"}, "seed is 'x'; it takes a whole number"),
-        ({"scale": 2.1}, "scale is 2.1; it takes 0.0 to 2.0"),
-        ({"scale": float("nan")}, "scale is nan; it takes 0.0 to 2.0"),
+        ({"seed": -1}, "seed is -1; enter a value from 0 to 99"),
+        ({"seed": 1.5}, "seed is 1.5; enter a whole number"),
+        ({"seed": "x"}, "seed is 'x'; enter a whole number"),
+        ({"scale": 2.1}, "scale is 2.1; enter a value from 0.0 to 2.0"),
+        ({"scale": float("nan")}, "scale is nan; enter a value from 0.0 to 2.0"),
         ({"kind": "huge"}, "kind is 'huge'; choose one of small, big"),
-        ({"exact": "maybe"}, "exact is 'maybe'; it takes true or false"),
-        ({"seed": ["9", 0]}, "seed is linked to node 9, which is not in the workflow"),
-        ({"seed": ["2", 7]}, 'seed is linked to output 7 of node 2 "Second", which has 2'),
-        ({"seed": ["2"]}, "seed is ['2']; a link is [node id, output number]"),
-        ({"seed": ["2", 0]}, "seed takes INT, but NUMBER is linked to it"),
-        ({"kind": ["2", 1]}, "kind takes COMBO, but STRING is linked to it"),
+        ({"exact": "maybe"}, "exact is 'maybe'; enter true or false"),
+        ({"seed": ["9", 0]}, "seed is linked to node 9, which is not in the workflow; connect it again"),
+        ({"seed": ["2", 7]}, 'seed is linked to output 7 of node 2 "Second", which has 2 outputs; connect it again'),
+        ({"seed": ["2"]}, "seed is ['2']; write a link as [node id, output number]"),
+        ({"seed": ["2", 0]}, "seed takes INT, but is linked to NUMBER; connect INT instead"),
+        ({"kind": ["2", 1]}, "kind takes COMBO, but is linked to STRING; connect COMBO instead"),
     ],
 )
 def test_each_wrong_input_is_named(inputs, said):
@@ -242,14 +246,13 @@ def test_everything_wrong_is_said_at_once():
     assert len(said) == 8
     assert "no node 'nobody'" in said[0]
     assert said[1:] == [
-        'node 1 "A Number": seed is -1; it takes 0 to 99',
+        'node 1 "A Number": seed is -1; enter a value from 0 to 99',
         "node 1 \"A Number\": kind is 'huge'; choose one of small, big",
-        "node 2 \"Second\": scale is 'wide'; it takes a number",
+        "node 2 \"Second\": scale is 'wide'; enter a number",
         'node 3 "Add": a (NUMBER) is missing; connect it',
-        'node 7 "Unknown": there is no node type Unknown; this runner has the SD2 nodes and the common image nodes '
-        "of ComfyUI",
+        'node 7 "Unknown": node type Unknown needs ComfyUI; run the workflow with --server',
         'node 9 "Picky": b begins with no a; use another',
-        "nothing to run: the workflow has no output node, such as Save Image",
+        "the workflow has no output node; add one, such as Save Image",
     ]
 
 
@@ -267,14 +270,14 @@ def test_values_are_brought_to_their_types_and_missing_ones_filled():
 
 
 def test_a_socket_takes_no_value():
-    assert problems_of(change(prompt(), "3", a=1)) == ['node 3 "Add": a is 1; connect a NUMBER instead']
+    assert problems_of(change(prompt(), "3", a=1)) == ['node 3 "Add": a is 1; connect NUMBER instead']
 
 
-def test_circles_are_named():
+def test_cycles_are_named():
     data = change(prompt(), "3", b=["4", 0])
     data["4"] = {"class_type": "Add", "inputs": {"a": ["1", 0], "b": ["3", 0]}}
     assert problems_of(data) == [
-        'the links make a circle: node 3 "Add" needs node 4 "Add" needs node 3 "Add"; remove one of them'
+        'the links form a cycle: node 3 "Add" needs node 4 "Add" needs node 3 "Add"; remove one of them'
     ]
 
 
@@ -290,9 +293,9 @@ def test_muted_and_bypassed_nodes_are_named(mode, word):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("PrimitiveNode", "is a PrimitiveNode, which this runner does not expand; type its value"),
-        ("ef10a538-17cf-46fb-930c-5460c4cf7f0e", "is a subgraph, which this runner does not expand; unpack it"),
-        ("workflow>mine", "is a group, which this runner does not expand; ungroup it"),
+        ("PrimitiveNode", "is a PrimitiveNode, which needs ComfyUI; type its value"),
+        ("ef10a538-17cf-46fb-930c-5460c4cf7f0e", "is a subgraph, which needs ComfyUI; unpack it"),
+        ("workflow>mine", "is a group, which needs ComfyUI; ungroup it"),
     ],
 )
 def test_what_the_runner_does_not_expand_is_named(kind, said):
@@ -305,7 +308,7 @@ def test_what_the_runner_does_not_expand_is_named(kind, said):
 def test_a_link_that_is_missing_from_the_file():
     data = canvas()
     del data["links"][0]
-    assert problems_of(data)[0] == 'node 3 "Add": the link to a is missing from the file; connect it again and save'
+    assert problems_of(data)[0] == 'node 3 "Add": the link to a is missing in the file; connect it again and save'
 
 
 def test_more_values_than_widgets():
@@ -320,7 +323,7 @@ def test_a_class_that_checks_a_choice_itself_is_asked_in_place_of_its_list():
     data = {"1": {"class_type": "Picky", "inputs": {"name": "apple"}}, "6": prompt()["6"]}
     data["6"]["inputs"]["value"] = ["1", 0]
     assert problems_of(data) == []
-    assert problems_of(change(data, "1", count=4)) == ['node 1 "Picky": count is 4; it takes at most 3']
+    assert problems_of(change(data, "1", count=4)) == ['node 1 "Picky": count is 4; enter a value of at most 3']
 
 
 # Execution

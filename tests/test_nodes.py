@@ -577,5 +577,5 @@ def test_wrong_shapes_and_wires_are_named(load):
         sample(file, narrow, negative, empty())
     with pytest.raises(ValueError, match="area"):
         sample(file, [[positive[0][0], {"area": (8, 8, 0, 0)}]], negative, empty())
-    with pytest.raises(ValueError, match="SD2CheckpointLoader"):
+    with pytest.raises(ValueError, match="clip output of SD2 Load Checkpoint"):
         call("SD2CLIPTextEncode", None, "cat")

@@ -141,7 +141,7 @@ def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, f
         said,
         (
             "sd2: 4 problems:",
-            "  --set Scale.depth=1: node 2 \"Scale\" has no value 'depth'; it has upscale_method",
+            "  --set Scale.depth=1: node 2 \"Scale\" has no widget 'depth'; it has upscale_method",
             f"  node 1 \"Load Image\": 'in.png' is neither in the input folder {folder} nor on the server; ",
             '  node 4 "Unknown": the server has no node type Unknown; install',
             "  node 5 \"Load Image\": '../up.png' is outside",
@@ -161,7 +161,7 @@ COMPLAINTS = [
             "details": "width",
             "extra_info": {"input_name": "width", "input_config": CONFIG, "received_value": -1},
         },
-        "width is -1; it takes 0 to 16384",
+        "width is -1; enter a value from 0 to 16384",
     ),
     (
         {
@@ -179,7 +179,7 @@ COMPLAINTS = [
             "details": "height, tall, invalid literal",
             "extra_info": {"input_name": "height", "input_config": CONFIG, "received_value": "tall"},
         },
-        "height is 'tall'; it takes a whole number",
+        "height is 'tall'; enter a whole number",
     ),
     (
         {
@@ -197,7 +197,7 @@ COMPLAINTS = [
             "details": "image, received_type(MASK) mismatch input_type(IMAGE)",
             "extra_info": {"input_name": "image", "received_type": "MASK", "linked_node": ["1", 1]},
         },
-        "image takes IMAGE, but MASK is linked to it",
+        "image takes IMAGE, but is linked to MASK; connect IMAGE instead",
     ),
     (
         {
@@ -309,7 +309,7 @@ def test_a_job_taken_off_the_queue_is_status_1(run, server, monkeypatch, capsys)
     monkeypatch.setattr("sd2_family.headless.server.SILENCE", 0.05)
     server.work = lambda job: None
     assert run() == 1
-    assert lines(capsys) == ["sd2: the job was taken off the server's queue"]
+    assert lines(capsys) == ["sd2: the job was removed from the server's queue"]
 
 
 def test_a_lost_connection_is_status_1(run, server, capsys):
@@ -322,18 +322,18 @@ def test_a_lost_connection_is_status_1(run, server, capsys):
 def test_no_server_there_is_status_2(address, capsys):
     assert main(["run", "w.json", "--server", address]) == 2
     (line,) = lines(capsys)
-    assert line == "sd2: no ComfyUI answers at http://127.0.0.1:9; start one (comfy launch) or correct --server"
+    assert line == "sd2: no ComfyUI server answers at http://127.0.0.1:9; start one (comfy launch) or correct --server"
 
 
 def test_another_server_is_status_2(server, capsys):
     assert main(["run", "w.json", "--server", f"{server.url}/elsewhere"]) == 2
-    assert "no ComfyUI answers at" in lines(capsys)[0]
+    assert "no ComfyUI server answers at" in lines(capsys)[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--server", "ftp://host"], "--server: ftp://host is not the address of a server; write http://HOST:PORT"),
+        (["--server", "ftp://host"], "--server: ftp://host is not a server address; write http://HOST:PORT"),
         (["--server", "host", "--models-dir", "."], "--models-dir: not allowed with argument --server"),
     ],
 )
@@ -350,4 +350,4 @@ def test_without_comfy_cli_it_says_what_to_install(module, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["run", "w.json", "--server", "host"]) == 2
     (line,) = lines(capsys)
-    assert line.endswith("comes with comfy-cli: pip install comfy-cli")
+    assert line.endswith("comes with comfy-cli; run pip install comfy-cli")

@@ -177,8 +177,8 @@ def test_statistics_of_l_come_from_beside_the_file_and_their_lack_is_told(own_mo
     path = models / "unclip-l.safetensors"
     with caplog.at_level(logging.WARNING, logger="sd2_family"):
         report = load_checkpoint(path).report
-    assert "put ViT-L-14_stats.th beside it" in caplog.text
-    assert "put ViT-L-14_stats.th beside it" in report
+    assert "put ViT-L-14_stats.th in the same folder" in caplog.text
+    assert "put ViT-L-14_stats.th in the same folder" in report
     changed = NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].IS_CHANGED("unclip-l.safetensors", "auto", "auto")
 
     mean, std = torch.randn(48), torch.rand(48)
@@ -188,16 +188,18 @@ def test_statistics_of_l_come_from_beside_the_file_and_their_lack_is_told(own_mo
     assert not caplog.records
     assert torch.equal(loaded.noise_augmentation.data_mean, mean)
     assert torch.equal(loaded.noise_augmentation.data_std, std)
-    assert "from ViT-L-14_stats.th beside the file" in loaded.report
+    assert "from ViT-L-14_stats.th in the same folder" in loaded.report
     assert changed != NODE_CLASS_MAPPINGS["SD2CheckpointLoader"].IS_CHANGED("unclip-l.safetensors", "auto", "auto")
     # H was trained without
     assert load_checkpoint(models / "unclip-h.safetensors").noise_augmentation.data_std.eq(1).all()
 
     torch.save((mean[:5], std[:5]), models / "ViT-L-14_stats.th")
-    with pytest.raises(ValueError, match=r"about embeddings of 5 numbers, but the checkpoint beside it reads 48"):
+    with pytest.raises(
+        ValueError, match=r"is for 5-dim image embeddings, but the checkpoint in the same folder expects 48"
+    ):
         inspect(path)
     (models / "ViT-L-14_stats.th").write_bytes(b"not one")
-    with pytest.raises(ValueError, match="does not hold the mean and the deviation"):
+    with pytest.raises(ValueError, match="does not contain the mean and standard deviation"):
         inspect(path)
 
 
@@ -278,9 +280,9 @@ def test_files_that_are_no_embeddings(prior):
     prior.save("nan.safetensors", a=torch.full((3,), float("nan")))
     (prior.folder / "text.safetensors").write_text("no")
     for name in ("two", "picture", "nan"):
-        with pytest.raises(ValueError, match=rf"{name}.safetensors holds .*save one finite tensor"):
+        with pytest.raises(ValueError, match=rf"{name}.safetensors contains .*save one finite tensor"):
             call("SD2LoadImageEmbedding", f"{name}.safetensors")
-    with pytest.raises(ValueError, match=r"text.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"text.safetensors is not a safetensors file"):
         call("SD2LoadImageEmbedding", "text.safetensors")
     assert node.VALIDATE_INPUTS("two.safetensors") is True
     assert node.VALIDATE_INPUTS(None) is True

@@ -274,5 +274,5 @@ def test_another_autoencoder_is_named_before_sampling(load):
 
 def test_another_autoencoder_is_named_when_decoding(load):
     latent = prepared(load("x4"), smooth(8, 8))[2]
-    with pytest.raises(ValueError, match=r"decoded to 4 x 4 .* makes 8 x 8; connect the vae"):
+    with pytest.raises(ValueError, match=r"decodes at 4x, but this one decodes at 8x; connect the vae"):
         call("SD2VAEDecode", latent, load("v2-base").vae)

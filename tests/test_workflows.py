@@ -176,7 +176,7 @@ def test_note_says_where_the_official_checkpoint_goes(path):
     official = OFFICIAL[path.stem]
     for words in (f"`{official.file}`", "`ComfyUI/models/checkpoints`", official.draws):
         assert words in note(path)
-    assert "This runs as it is" in note(path)
+    assert "This workflow runs as is" in note(path)
 
 
 @pytest.mark.cosmetics

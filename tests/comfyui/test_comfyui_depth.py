@@ -100,7 +100,7 @@ def test_a_map_for_another_model_is_refused(server, sampler, model, task):
 def test_a_depth_model_without_a_map_is_refused(server, sampler):
     graph = Graph()
     sampled(graph, sampler, forest(graph), None)
-    with pytest.raises(RuntimeError, match=r"v2-depth.safetensors is .*put SD2DepthConditioning"):
+    with pytest.raises(RuntimeError, match=r"v2-depth.safetensors is .*put SD2 Depth Conditioning"):
         server.run(graph)
 
 
@@ -110,5 +110,5 @@ def test_a_file_without_an_estimator_is_refused(server):
     graph = Graph()
     image = forest(graph)
     sampled(graph, "KSampler", image, depth_map(graph, image, "no-midas"))
-    with pytest.raises(RuntimeError, match=r"no-midas.safetensors holds no depth estimator; load 512-depth-ema"):
+    with pytest.raises(RuntimeError, match=r"no-midas.safetensors has no depth estimator; load 512-depth-ema"):
         server.run(graph)

@@ -114,9 +114,9 @@ def test_embeddings_from_here(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "encoder", "message"),
     [
-        ("v2-base", "v2-base", "v2-base.safetensors holds no image encoder; unCLIP needs sd21-unclip-h"),
-        ("v2-base", "unclip-h", "sets a picture as condition, which needs kind unclip-h or unclip-l"),
-        ("unclip-h", "unclip-l", "encoded to 48 numbers, but unclip-h.safetensors reads 64"),
+        ("v2-base", "v2-base", "v2-base.safetensors has no image encoder; unCLIP needs sd21-unclip-h"),
+        ("v2-base", "unclip-h", "has an image embedding, which needs a checkpoint of kind unclip-h or unclip-l"),
+        ("unclip-h", "unclip-l", "48-dim, but unclip-h.safetensors expects 64"),
     ],
 )
 def test_wrong_pairings_are_named_whatever_the_sampler(server, sampler, model, encoder, message):

@@ -152,7 +152,7 @@ def test_a_picture_that_is_nowhere(sd2, capsys):
     ("setting", "said"),
     [
         ("Checkpoint.ckpt_name=none.safetensors", 'Checkpoint": none.safetensors is not in '),
-        ("Sampler.steps=0", "steps is 0; it takes 1 to "),
+        ("Sampler.steps=0", "steps is 0; enter a value from 1 to "),
         ("Sampler.sampler_name=magic", "sampler_name is 'magic'; choose one of ddim"),
     ],
 )
