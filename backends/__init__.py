@@ -1,4 +1,4 @@
-"""Who runs the nodes: ComfyUI, where this process is one, else the stand-in of `local`."""
+"""The backend of the nodes: ComfyUI inside ComfyUI, `local` elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where files are without ComfyUI: a models folder laid out like ComfyUI's, and the folders of images."""
+"""Model and image folders outside ComfyUI; the models folder has the layout of ComfyUI's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of a run; None leaves the default."""
+    """The folders of a run; None selects the default."""
 
     models: Path | None = None
     input: Path | None = None
@@ -40,32 +40,32 @@ def using(folders: Folders) -> Iterator[None]:
 
 
 def input_dir() -> Path:
-    """Where images are read from; the working directory unless chosen."""
+    """Return the folder of input images, by default the working directory."""
     return _chosen.input or Path.cwd()
 
 
 def output_dir() -> Path:
-    """Where images are written to; `output` in the working directory unless chosen."""
+    """Return the folder of output images, by default `output` in the working directory."""
     return _chosen.output or Path.cwd() / "output"
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Join folder and name; ValueError where the result is outside the folder."""
+    """Join folder and name; raise ValueError if the result is outside the folder."""
     folder = folder.absolute()
-    path = Path(os.path.normpath(folder / name))  # not resolve(): links inside the folder are the user's own choice
+    path = Path(os.path.normpath(folder / name))  # not resolve(): symbolic links inside the folder are allowed
     if not path.is_relative_to(os.path.normpath(folder)):
         raise ValueError(f"{name!r} is outside {folder}; choose a file inside it")
     return path
 
 
 def model_dirs(kind: str) -> list[Path]:
-    """Folders searched for models of a kind ("checkpoints", ...), in this order; the bundled models come last."""
+    """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
     models = _chosen.models or os.environ.get(VARIABLE)
     return [Path(models) / kind, BUNDLED] if models else [BUNDLED]
 
 
 def list_models(kind: str) -> list[str]:
-    """The files, and for checkpoints the folders, that `resolve_model` finds by name, sorted."""
+    """List the files, and for checkpoints the folders, that `resolve_model` finds by name, sorted."""
     names = {
         path.relative_to(folder).as_posix()
         for folder in model_dirs(kind)
@@ -76,23 +76,23 @@ def list_models(kind: str) -> list[str]:
 
 
 def diffusers_folders(places: Iterable[Path]) -> dict[str, Path]:
-    """The model folders in diffusers format in these places, by relative path; earlier places take precedence."""
+    """Find the model folders in diffusers format, by relative path; earlier places take precedence."""
     found: dict[str, Path] = {}
     for place in places:
         for root, below, files in os.walk(place, followlinks=True):
             if INDEX in files:
-                below.clear()  # its parts are not models of their own
+                below.clear()  # its parts are not separate models
                 found.setdefault(Path(root).relative_to(place).as_posix(), Path(root))
     return found
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is a file, or a model folder in diffusers format."""
+    """Whether a path is a file or a model folder in diffusers format."""
     return path.is_file() or (path / INDEX).is_file()
 
 
 def resolve_model(kind: str, name: str) -> Path:
-    """The file or folder of a model, by a name from `list_models` or by an absolute path."""
+    """Find the file or folder of a model by a name from `list_models` or an absolute path."""
     places = model_dirs(kind)
     if kind == "checkpoints":
         places = places[:-1] + model_dirs(DIFFUSERS)  # both end with the bundled ones
@@ -101,6 +101,6 @@ def resolve_model(kind: str, name: str) -> Path:
         if is_model(path):
             return path
     raise ValueError(
-        f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or set "
+        f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or choose "
         f"another models folder with --models-dir or {VARIABLE}"
     )

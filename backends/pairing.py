@@ -1,4 +1,4 @@
-"""Wrong wiring after a sampler, found in the workflow before anything is sampled."""
+"""Check the nodes after a sampler for a wrong vae before sampling starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Prompt = Mapping[str, Mapping[str, Any]]  # a workflow in API format, by node id
 
 
 def check_decoders(prompt: Prompt | None, sampler: str | None, model: DiffusionModel) -> None:
-    """ValueError where the latent of node `sampler` goes to a vae of another downscaling factor than the model's."""
+    """Raise ValueError if node `sampler`'s latent goes to a vae with a downscaling factor other than the model's."""
     name, spec = backend.identify(model)
     if prompt is None or spec is None:
         return

@@ -1,4 +1,4 @@
-"""What the nodes need from whoever runs them. `backends.local` and `backends.comfyui` are the two implementations."""
+"""The interface between nodes and backends; `backends.local` and `backends.comfyui` implement it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class LoadedObjects(NamedTuple):
 
 
 class Backend(Protocol):
-    """A module with these functions."""
+    """The functions of a backend module."""
 
     def list_models(self, kind: str) -> list[str]:
-        """Names that `resolve_model` finds, sorted; bundled files and diffusers folders included."""
+        """List the names that `resolve_model` finds, sorted, including bundled files and diffusers folders."""
 
     def resolve_model(self, kind: str, name: str) -> Path:
-        """The file or folder of a model; the user's own take precedence over the bundled ones."""
+        """Find the file or folder of a model; the user's own take precedence over the bundled ones."""
 
     def input_dir(self) -> Path:
-        """Where images are read from."""
+        """Return the folder of input images."""
 
     def load_checkpoint(
         self, name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
     ) -> tuple[DiffusionModel, TextEncoder, Autoencoder, ImageEncoder, DepthEstimator, str]:
-        """The outputs of SD2 Load Checkpoint; dtype None leaves the choice to the backend."""
+        """Return the outputs of SD2 Load Checkpoint; dtype None leaves the choice to the backend."""
 
     def identify(self, model: DiffusionModel) -> tuple[str, ModelSpec | None]:
-        """The name of a model in messages, and its spec; None for a model of another family."""
+        """Return a model's name for messages and its spec, which is None for a model of another family."""
 
     def schedule(self, model: DiffusionModel) -> NoiseSchedule:
-        """The noise schedule of a model, as the nodes before this one have set it."""
+        """Return the noise schedule of a model, as set by upstream nodes."""
 
     def sample(
         self,
@@ -60,4 +60,4 @@ class Backend(Protocol):
         noise: Tensor,
         mask: Tensor | None,
     ) -> Tensor:
-        """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent, unscaled."""
+        """Sample: latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent, unscaled."""

@@ -1,4 +1,4 @@
-"""Our samplers as SAMPLER objects, which ComfyUI's guider runs; nothing here imports ComfyUI."""
+"""Our samplers as SAMPLER objects for ComfyUI's guider, without importing ComfyUI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Callback = Callable[[int, Tensor, Tensor, int], None]  # (step, x0, x, steps), C
 
 @dataclass(frozen=True, kw_only=True)
 class TabulatedSchedule(NoiseSchedule):
-    """The noise schedule of a model that has only its table of sigmas: float [steps], ascending."""
+    """The noise schedule of a model known only by its table of sigmas: float [steps], ascending."""
 
     table: Tensor
 
@@ -36,7 +36,7 @@ class TabulatedSchedule(NoiseSchedule):
 class SamplerObject:
     """The object on a SAMPLER wire.
 
-    whole: start from noise alone, as the reference does. None: where the sigmas are those of a whole run.
+    whole: start from pure noise, as the reference does; None decides by the sigmas.
     """
 
     sampler_name: str
@@ -44,7 +44,7 @@ class SamplerObject:
     whole: bool | None = None
 
     def max_denoise(self, guider: Guider, sigmas: Tensor) -> bool:
-        """Whether a run over these sigmas [steps + 1] starts from noise alone, whatever the latent holds."""
+        """Whether a run over these sigmas [steps + 1] starts from pure noise and ignores the latent."""
         if self.whole is not None:
             return self.whole
         table = _table(guider)
@@ -66,14 +66,14 @@ class SamplerObject:
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        """noise and latent_image [B, C, h, w], denoise_mask [B, 1 or C, h, w] -> the sampled latent; all scaled."""
+        """Sample: noise and latent_image [B, C, h, w], denoise_mask [B, 1 or C, h, w] -> latent; all scaled."""
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             x0: Tensor = guider(x, x.new_full((len(x),), sigma), **extra_args)
             return x0
 
         def mask_at(mask: Tensor, sigma: float) -> Tensor:
-            """The mask at a noise level, which Differential Diffusion changes from step to step."""
+            """Return the mask at a noise level; Differential Diffusion changes it at every step."""
             change = extra_args["model_options"].get("denoise_mask_function")
             if change is None:
                 return mask
@@ -98,7 +98,7 @@ class SamplerObject:
                 whole=self.max_denoise(guider, sigmas),
                 mask=denoise_mask,
                 mask_at=mask_at,
-                # another sampler continues from above the lowest noise level
+                # another sampler continues if the run ends above the lowest noise level
                 leave_noise=float(sigmas[-1]) > float(_table(guider)[0]) * (1 + 1e-5),
                 callback=report,
                 options=self.options,
@@ -106,13 +106,13 @@ class SamplerObject:
 
 
 def _table(guider: Guider) -> Tensor:
-    """The sigmas a model was trained on, ascending."""
+    """Return the sigmas that the model was trained on, ascending."""
     sigmas: Tensor = guider.inner_model.model_sampling.sigmas
     return sigmas
 
 
 def rescaled_guidance(phi: float, prediction: Prediction) -> Callable[[dict[str, Any]], Tensor]:
-    """Guidance with its rescaling by `phi`, as the sampler_cfg_function of a ComfyUI model: x - x0."""
+    """Return guidance with rescaling `phi` as the sampler_cfg_function of a ComfyUI model: x - x0."""
 
     def rescaled(args: dict[str, Any]) -> Tensor:
         x = args["input"]

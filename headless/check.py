@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a workflow, found before any node runs."""
+"""Check a workflow for errors before any node runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .inputs import Input, inputs_of
 
 UNSUPPORTED = {
     "PrimitiveNode": "type its value into the widget it feeds",
-    "subgraph": "unpack it in ComfyUI (right click, Unpack Subgraph) and save again",
-    "group": "ungroup it in ComfyUI (right click, Convert to Nodes) and save again",
+    "subgraph": "unpack it in ComfyUI (right-click, Unpack Subgraph) and save again",
+    "group": "ungroup it in ComfyUI (right-click, Convert to Nodes) and save again",
 }
 
 
 def check(workflow: Workflow, library: Library) -> None:
-    """Raise a WorkflowError that lists every problem; else leave `workflow.prompt` with values of the right types."""
+    """Raise a WorkflowError that lists every problem, or convert the values in `workflow.prompt` to their types."""
     prompt = workflow.prompt
     problems = list(workflow.problems)
     for node_id in prompt:
         problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(prompt, node_id, library)]
     if not outputs(prompt, library):
-        problems.append("nothing to run: the workflow has no output node, such as Save Image")
+        problems.append("the workflow has no output node; add one, such as Save Image")
     try:
         order(prompt, prompt)
     except ValueError as error:
@@ -64,35 +64,40 @@ def _unknown(class_type: str) -> str:
     elif class_type.startswith(("workflow>", "workflow/")):
         kind = "group"
     if kind in UNSUPPORTED:
-        return f" is a {kind}, which this runner does not expand; {UNSUPPORTED[kind]}"
-    return f": there is no node type {class_type}; this runner has the SD2 nodes and the common image nodes of ComfyUI"
+        return f" is a {kind}, which sd2 run does not support without --server; {UNSUPPORTED[kind]}"
+    return f": node type {class_type} is not supported without --server; use the SD2 nodes and common image nodes"
 
 
 def _source_type(prompt: Prompt, link: list[Any], entry: Input, library: Library) -> str:
-    """The type on the other end of a link; "*" where that end is an unknown node, reported by itself."""
+    """Return the type of a link's source; "*" if the source is an unknown node, which is reported separately."""
     if len(link) != 2 or not isinstance(link[1], int):
-        raise ValueError(f"{entry.name} is {link}; a link is [node id, output number]")
+        raise ValueError(f"{entry.name} is {link}; write a link as [node id, output number]")
     source, slot = str(link[0]), link[1]
     if source not in prompt:
-        raise ValueError(f"{entry.name} is linked to node {source}, which is not in the workflow")
+        raise ValueError(f"{entry.name} is linked to node {source}, which is not in the workflow; connect it again")
     source_class = library.classes.get(prompt[source]["class_type"])
     if source_class is None:
         return "*"
     types = source_class.RETURN_TYPES  # type: ignore[attr-defined]
     if not 0 <= slot < len(types):
-        raise ValueError(f"{entry.name} is linked to output {slot} of {label(prompt, source)}, which has {len(types)}")
+        raise ValueError(
+            f"{entry.name} is linked to output {slot} of {label(prompt, source)}, which has {len(types)} outputs; "
+            "connect it again"
+        )
     return "COMBO" if isinstance(types[slot], (list, tuple)) else types[slot]
 
 
 def _match(source_type: str, entry: Input) -> None:
-    """ComfyUI's rule: the comma-separated type names of the two ends have one in common, "*" has all."""
+    """Apply ComfyUI's rule: both ends share one of their comma-separated type names, or one end is "*"."""
     ends = [{name.strip() for name in kind.split(",")} for kind in (source_type, entry.type)]
     if not ends[0] & ends[1] and "*" not in ends[0] | ends[1]:
-        raise ValueError(f"{entry.name} takes {entry.type}, but {source_type} is linked to it")
+        raise ValueError(
+            f"{entry.name} takes {entry.type}, but is linked to {source_type}; connect {entry.type} instead"
+        )
 
 
 def _constant(inputs: dict[str, Any], entry: Input, *, limits: bool) -> None:
-    """Bring a widget's value to its type and check its limits; fill a required one that is absent."""
+    """Convert a widget's value to its type and check its limits; fill in a missing required value."""
     if inputs.get(entry.name) is None:
         if not entry.required:
             inputs.pop(entry.name, None)
@@ -101,14 +106,14 @@ def _constant(inputs: dict[str, Any], entry: Input, *, limits: bool) -> None:
             raise ValueError(f"{entry.name} ({entry.type}) is missing; {'set it' if entry.widget else 'connect it'}")
         inputs[entry.name] = entry.default
     if not entry.widget:
-        raise ValueError(f"{entry.name} is {inputs[entry.name]!r}; connect a {entry.type} instead")
+        raise ValueError(f"{entry.name} is {inputs[entry.name]!r}; connect {entry.type} instead")
     inputs[entry.name] = entry.convert(inputs[entry.name])
     if limits:
         entry.check(inputs[entry.name])
 
 
 def _checked_by_class(node_class: type) -> set[str]:
-    """The inputs a class checks itself in VALIDATE_INPUTS, as ComfyUI reads them from its signature."""
+    """Return the inputs that a class checks in VALIDATE_INPUTS, from its signature, as ComfyUI does."""
     validate = getattr(node_class, "VALIDATE_INPUTS", None)
     if validate is None:
         return set()
@@ -121,7 +126,7 @@ def _checked_by_class(node_class: type) -> set[str]:
 def _class_problems(
     node_class: type, inputs: Mapping[str, Any], declared: Mapping[str, Input], names: set[str], types: dict[str, str]
 ) -> Iterator[str]:
-    """What VALIDATE_INPUTS says: it is given constants, and None in place of what a link will bring."""
+    """Yield the problems that VALIDATE_INPUTS finds; it gets constants, and None for linked inputs."""
     known = {name: None if is_link(inputs.get(name)) else inputs.get(name) for name in names & set(declared)}
     if "input_types" in names:
         known["input_types"] = types
@@ -130,4 +135,4 @@ def _class_problems(
     except ValueError as error:
         answer = str(error)
     if answer is not True:
-        yield f": {answer}" if answer else f": {', '.join(sorted(known))} cannot be used"
+        yield f": {answer}" if answer else f": {', '.join(sorted(known))} cannot be used; choose another value"

@@ -1,6 +1,6 @@
-"""The `sd2` command: run ComfyUI workflows, without ComfyUI or on its server, and say what a checkpoint holds.
+"""The `sd2` command: run ComfyUI workflows, with or without a ComfyUI server, and inspect checkpoints.
 
-torch and the nodes are imported when a command needs them, so that --help and --version answer at once.
+Commands import torch and the nodes only when they need them, so that --help and --version are fast.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Commands = Any  # argparse has no public name for it
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 RUN_HELP = """\
-Run a workflow saved from ComfyUI (UI or API format), or a PNG that has one embedded. The whole workflow is checked
-first, and all that is wrong with it is said at once. Pictures are written as PNG with the workflow inside, so that
-dragging one into ComfyUI opens it; their paths are printed, one a line.
+Run a workflow saved from ComfyUI (UI or API format) or embedded in a PNG. The whole workflow is checked first, and
+all errors are listed together. Images are written as PNG with the workflow embedded, so that dragging one into ComfyUI
+opens it. Their paths are printed to stdout, one per line.
 """
 RUN_EXAMPLES = """\
 examples:
@@ -36,11 +36,11 @@ examples:
   sd2 run results/ComfyUI_00001_.png --set Sampler.steps=50
   sd2 run inpaint.json --server http://127.0.0.1:8188
 
-exit status: 0 done, 1 a node failed, 2 the workflow, a file or an argument is wrong
+exit status: 0 success, 1 a node failed, 2 the workflow, a file or an argument is invalid
 """
 INSPECT_HELP = """\
-Say what a checkpoint, or a folder that diffusers saved, is, without loading its weights: kind, prediction type and how
-it is known, dtype, sizes, and what else is in it.
+Show what a checkpoint file or a diffusers folder contains, without loading its weights: kind, prediction type and how
+it was determined, parts with sizes and dtypes, metadata.
 """
 INSPECT_EXAMPLES = """\
 examples:
@@ -51,19 +51,19 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `sd2`; returns the exit status."""
+    """Run the `sd2` command and return its exit status."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="sd2: %(message)s")
     try:
         status: int = arguments.command(arguments)
     except KeyboardInterrupt:
-        _say(["interrupted"])
+        _report(["interrupted"])
         status = INTERRUPTED
     except ValueError as error:
-        _say(getattr(error, "problems", [str(error)]))
+        _report(getattr(error, "problems", [str(error)]))
         status = BAD_INPUT
     except Exception as error:
-        _say([f"{type(error).__name__}: {error}"])
+        _report([f"{type(error).__name__}: {error}"])
         status = FAILED
     return status
 
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sd2",
-        description="The Stable Diffusion 2 family from the command line.",
-        epilog="sd2 COMMAND --help says more.",
+        description="Run the Stable Diffusion 2 family from the command line.",
+        epilog="Run sd2 COMMAND --help for details.",
     )
     parser.add_argument("--version", action="version", version=f"sd2-family {version('sd2-family')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -89,25 +89,27 @@ def _add_run(commands: Commands) -> None:
         epilog=RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("workflow", type=_file, metavar="WORKFLOW", help="workflow .json, or a .png with one embedded")
+    run.add_argument(
+        "workflow", type=_file, metavar="WORKFLOW", help="workflow .json, or a .png with an embedded workflow"
+    )
     run.add_argument(
         "--set",
         action="append",
         default=[],
         dest="settings",
         metavar="NODE.INPUT=VALUE",
-        help="change one value before running; NODE is an id or a title; may be given many times",
+        help="set an input before running; NODE is a node id or title; repeatable",
     )
     run.add_argument(
-        "--input-dir", type=_folder, metavar="DIR", help="where Load Image looks (default: beside the workflow)"
+        "--input-dir", type=_folder, metavar="DIR", help="folder for Load Image (default: the workflow's folder)"
     )
-    run.add_argument("--output-dir", type=_path, metavar="DIR", help="where pictures go (default: ./output)")
+    run.add_argument("--output-dir", type=_path, metavar="DIR", help="folder for saved images (default: ./output)")
     where = run.add_mutually_exclusive_group()
     where.add_argument(
         "--server",
         type=_url,
         metavar="URL",
-        help="run on this ComfyUI: pictures are uploaded, the workflow queued, and what it saves brought back",
+        help="run on this ComfyUI server: upload the input images, queue the workflow, download the results",
     )
     _add_models_dir(where)
     run.set_defaults(command=_run)
@@ -116,13 +118,13 @@ def _add_run(commands: Commands) -> None:
 def _add_inspect(commands: Commands) -> None:
     inspect = commands.add_parser(
         "inspect",
-        help="say what a checkpoint is",
+        help="show what a checkpoint contains",
         description=INSPECT_HELP,
         epilog=INSPECT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspect.add_argument(
-        "file", metavar="FILE", help="a file or a folder of diffusers': its path or its name as a model"
+        "file", metavar="FILE", help="checkpoint file or diffusers folder: a path, or a name in the models folder"
     )
     _add_models_dir(inspect)
     inspect.set_defaults(command=_inspect)
@@ -133,14 +135,14 @@ def _add_models_dir(parser: argparse._ActionsContainer) -> None:
         "--models-dir",
         type=_folder,
         metavar="DIR",
-        help="a folder laid out like ComfyUI's models (default: SD2_MODELS_DIR, then the bundled demo model)",
+        help="models folder with ComfyUI's layout (default: SD2_MODELS_DIR, else only the bundled models)",
     )
 
 
 def _url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     if not url.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text} is not the address of a server; write http://HOST:PORT")
+        raise argparse.ArgumentTypeError(f"{text} is not a server address; write http://HOST:PORT")
     return url.rstrip("/")
 
 
@@ -194,13 +196,13 @@ def _run_workflow(arguments: argparse.Namespace, bars: Bars) -> int:
             _show(title_of(workflow.prompt[node_id]), shown, output_dir())
     except NodeError as error:
         bars.close()
-        _say([str(error)])
+        _report([str(error)])
         return BAD_INPUT if isinstance(error.__cause__, ValueError) else FAILED  # nodes raise ValueError for bad input
     return DONE
 
 
 def _engine(server: str | None, bars: Bars) -> Executor | Server:
-    """What runs workflows: this process, or the ComfyUI at `server`."""
+    """Return what runs workflows: this process, or the ComfyUI server at `server`."""
     if server is None:
         from .execute import Executor
         from .library import LIBRARY
@@ -209,7 +211,9 @@ def _engine(server: str | None, bars: Bars) -> Executor | Server:
     try:
         from .server import Server
     except ModuleNotFoundError as error:
-        raise ValueError(f"--server needs {error.name}, which comes with comfy-cli: pip install comfy-cli") from None
+        raise ValueError(
+            f"--server needs {error.name}, which comes with comfy-cli; run pip install comfy-cli"
+        ) from None
     return Server(server, started=bars.start, progress=bars.report)
 
 
@@ -227,7 +231,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _show(title: str, shown: dict[str, Any], output_dir: Path) -> None:
-    """Print what an output node made: paths to stdout, for scripts; text beside the progress."""
+    """Print an output node's results: image paths to stdout, text to stderr."""
     for image in shown.get("images", ()):
         path = output_dir / image["subfolder"] / image["filename"]
         sys.stdout.write(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}\n")
@@ -236,7 +240,7 @@ def _show(title: str, shown: dict[str, Any], output_dir: Path) -> None:
         sys.stderr.write(f"{title}: {text}\n")
 
 
-def _say(problems: Sequence[str]) -> None:
+def _report(problems: Sequence[str]) -> None:
     lines = problems if len(problems) == 1 else [f"{len(problems)} problems:", *problems]
     sys.stderr.write("sd2: " + "\n  ".join(lines) + "\n")
 

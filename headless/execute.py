@@ -1,4 +1,4 @@
-"""Run the nodes that a checked workflow's outputs need, each once."""
+"""Run the nodes of a checked workflow, each at most once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .inputs import Json, hidden_of, inputs_of
 
 
 class NodeError(RuntimeError):
-    """A node failed while it ran; the message names it and says why."""
+    """A node failed while running; the message gives its name and the cause."""
 
 
 class Executor:
-    """Runs workflows one after the other; a node whose class and inputs did not change keeps its result.
+    """Run workflows in turn; a node whose class and inputs are unchanged keeps its result.
 
     started: called with each node's title just before it runs.
     """
@@ -34,15 +34,15 @@ class Executor:
         self.results: dict[str, tuple[Any, ...]] = {}
 
     def read(self, path: Path) -> Workflow:
-        """The workflow in a file."""
+        """Read a workflow from a file."""
         return graph.read(path, self.library)
 
     def check(self, workflow: Workflow) -> None:
-        """Raise a WorkflowError that lists everything wrong with `workflow`."""
+        """Raise a WorkflowError that lists every problem of `workflow`."""
         check(workflow, self.library)
 
     def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Run `workflow`, which `check` has passed; yields (node id, what it shows) as each output node finishes."""
+        """Run a checked workflow and yield (node id, its UI results) as each output node finishes."""
         prompt = workflow.prompt
         targets = outputs(prompt, self.library)
         keys: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Executor:
             self.results = {key: self.results[key] for key in keys.values() if key in self.results}
 
     def _key(self, prompt: Prompt, node_id: str, keys: Mapping[str, str]) -> str:
-        """Equal for two nodes whose results are interchangeable: same class, same values, same sources."""
+        """Return a cache key: nodes with the same class, values and sources share it."""
         node = prompt[node_id]
         node_class = self.library.classes[node["class_type"]]
         inputs = {
@@ -68,15 +68,15 @@ class Executor:
         return hashlib.sha256(json.dumps(key, default=repr).encode()).hexdigest()
 
     def _fingerprint(self, node_class: type, inputs: Mapping[str, Any]) -> Json:
-        """What IS_CHANGED says of files and other things outside the graph."""
+        """Return the value of IS_CHANGED, which covers files and other inputs outside the graph."""
         if not hasattr(node_class, "IS_CHANGED"):
             return None
         constants = {name: None if is_link(inputs[name]) else inputs[name] for name in _given(node_class, inputs)}
         changed = node_class.IS_CHANGED(**constants)
-        return uuid4().hex if changed != changed else changed  # NaN is how a class says "always run again"
+        return uuid4().hex if changed != changed else changed  # NaN means "always run again"
 
     def _run_node(self, workflow: Workflow, node_id: str, keys: dict[str, str]) -> dict[str, Any]:
-        """Run one node unless its result is known; its key is added to `keys`. Returns what it shows."""
+        """Run one node unless its result is cached, add its key to `keys`, and return its UI results."""
         node = workflow.prompt[node_id]
         node_class = self.library.classes[node["class_type"]]
         try:

@@ -1,7 +1,7 @@
-"""A saved workflow, in either of ComfyUI's JSON formats, as one table of nodes: read, convert, override, order.
+"""Read a workflow in either of ComfyUI's JSON formats, convert it to one table of nodes, and order the nodes.
 
-The UI format is what the canvas saves: a links array, and widget values by position. The API format is what a server
-is sent: `{id: {"class_type", "inputs", "_meta": {"title"}}}`, where an input is a value or `[source id, output slot]`.
+The canvas saves the UI format: a links array, and widget values by position. The server takes the API format:
+`{id: {"class_type", "inputs", "_meta": {"title"}}}`, where an input is a value or `[source id, output slot]`.
 Everything after `read` works on the API format.
 """
 
@@ -25,7 +25,7 @@ MODES = {2: "muted", 4: "bypassed"}
 
 
 class WorkflowError(ValueError):
-    """All that is wrong with a workflow: `problems`, one sentence each."""
+    """A workflow is invalid; `problems` has one sentence for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -33,12 +33,12 @@ class WorkflowError(ValueError):
 
 
 class NotAWorkflow(ValueError):
-    """JSON or a picture that holds something else; the message continues the file's name."""
+    """A file contains no workflow; the message continues a sentence that starts with the file's name."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """The node classes a workflow may use, and the titles the canvas gives them."""
+    """The node classes that a workflow may use, and their display names."""
 
     classes: Mapping[str, type]
     names: Mapping[str, str]
@@ -46,7 +46,7 @@ class Library:
 
 @dataclass
 class Workflow:
-    """`prompt` in API format; `ui` as the canvas saved it, where there is one; `problems` met so far."""
+    """A workflow: `prompt` in API format, `ui` as saved by the canvas if available, and the `problems` so far."""
 
     prompt: Prompt
     ui: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ class Workflow:
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
-        """What ComfyUI embeds in a picture beside the prompt."""
+        """The metadata that ComfyUI embeds in images in addition to the prompt."""
         return None if self.ui is None else {"workflow": self.ui}
 
 
@@ -62,9 +62,9 @@ Converter = Callable[[Mapping[str, Any], Library], tuple[Prompt, list[str]]]
 
 
 def read(path: Path, library: Library, converter: Converter | None = None) -> Workflow:
-    """A workflow from a .json file of either format, or from a PNG that has one embedded.
+    """Read a workflow from a .json file of either format or from a PNG with an embedded workflow.
 
-    converter: takes the place of `convert` for what the canvas saved.
+    converter: used in place of `convert` for the UI format.
     """
     if not path.is_file():
         raise WorkflowError([f"{path} does not exist"])
@@ -73,7 +73,7 @@ def read(path: Path, library: Library, converter: Converter | None = None) -> Wo
             return _embedded(path, library, converter)
         return from_json(json.loads(path.read_text(encoding="utf-8")), library, converter)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WorkflowError([f"{path} is not JSON: {error}"]) from None
+        raise WorkflowError([f"{path} is not valid JSON ({error}); save the workflow again"]) from None
     except NotAWorkflow as error:
         raise WorkflowError([f"{path} {error}"]) from None
 
@@ -81,19 +81,19 @@ def read(path: Path, library: Library, converter: Converter | None = None) -> Wo
 def _embedded(path: Path, library: Library, converter: Converter | None) -> Workflow:
     text = {key: json.loads(value) for key, value in png_text(path).items() if key in ("prompt", "workflow")}
     if not text:
-        raise NotAWorkflow("holds no workflow; save it from ComfyUI or with sd2 run")
+        raise NotAWorkflow("contains no workflow; choose an image saved by ComfyUI or sd2 run")
     workflow = from_json(text.get("prompt", text.get("workflow")), library, converter)
     workflow.ui = text.get("workflow")
     return workflow
 
 
 def from_json(data: Json, library: Library, converter: Converter | None = None) -> Workflow:
-    """A workflow from parsed JSON; `data` is left as it was."""
+    """Build a workflow from parsed JSON, without changing `data`."""
     if _is_ui(data):
         prompt, problems = (converter or convert)(data, library)
         return Workflow(prompt, copy.deepcopy(data), problems)
     if not isinstance(data, dict) or not data or not all(map(_is_api_node, data.values())):
-        raise NotAWorkflow('is no ComfyUI workflow: it has neither "nodes" and "links" nor a class_type per node')
+        raise NotAWorkflow("is not a ComfyUI workflow; save one from ComfyUI, in UI or API format")
     return Workflow({str(key): {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()})
 
 
@@ -111,7 +111,7 @@ def _is_api_node(node: Json) -> bool:
 
 
 def label(prompt: Prompt, node_id: str) -> str:
-    """How messages name a node: `node 5 "Sampler"`."""
+    """Format a node's name for messages: `node 5 "Sampler"`."""
     return f'node {node_id} "{title_of(prompt[node_id])}"'
 
 
@@ -127,7 +127,7 @@ def is_link(value: Json) -> TypeGuard[list[Any]]:
 
 
 def convert(ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
-    """API format of a saved canvas, and what cannot be converted. Notes are left out, reroutes are followed."""
+    """Convert the UI format to the API format and list the problems. Notes are skipped, reroutes are followed."""
     nodes = {str(node["id"]): node for node in ui["nodes"]}
     links = {link_id: (origin, slot) for link_id, origin, slot in map(_link, ui["links"])}
     prompt: Prompt = {}
@@ -150,7 +150,7 @@ def convert(ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]
             if source is not None:
                 prompt[node_id]["inputs"][name] = list(source)
             elif link not in links:
-                problems.append(f"{who}: the link to {name} is missing from the file; connect it again and save")
+                problems.append(f"{who}: the link to {name} is missing in the file; connect it again and save")
     return prompt, problems
 
 
@@ -166,7 +166,7 @@ def _linked(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _source(link: Json, nodes: Mapping[str, Any], links: Mapping[Json, tuple[str, int]]) -> tuple[str, int] | None:
-    """The output that feeds a link, through any reroutes; None where a reroute is fed by nothing."""
+    """Return the output that feeds a link, through any reroutes; None if a reroute has no input."""
     seen = set()
     while link in links and link not in seen:
         seen.add(link)
@@ -191,10 +191,9 @@ def _widget_values(node: Mapping[str, Any], node_class: type) -> dict[str, Any]:
 
 
 def widget_slots(widgets: Sequence[Input], values: Sequence[Any]) -> tuple[dict[str, int], int]:
-    """Where in `widgets_values` each widget's value stands, and where the last one ends.
+    """Return the index of each widget's value in `widgets_values`, and the end of the last one.
 
-    The canvas saves its own extras among them: the seed control, and after the required widgets the upload button of
-    an image.
+    The canvas adds values of its own: the seed control, and an image's upload button after the required widgets.
     """
     slots: dict[str, int] = {}
     at = 0
@@ -217,7 +216,7 @@ def widget_slots(widgets: Sequence[Input], values: Sequence[Any]) -> tuple[dict[
 
 
 def order(prompt: Prompt, targets: Iterable[str]) -> list[str]:
-    """`targets` and all that they need, each node after its sources; ValueError where nodes feed each other."""
+    """Return `targets` and their ancestors, each node after its sources; raise ValueError if there is a cycle."""
     done: dict[str, None] = {}
     path: list[str] = []
     pending = [(target, False) for target in reversed(list(targets))]
@@ -226,8 +225,8 @@ def order(prompt: Prompt, targets: Iterable[str]) -> list[str]:
         if sources_done:
             done[path.pop()] = None
         elif node_id in path:
-            circle = [label(prompt, member) for member in path[path.index(node_id) :]]
-            raise ValueError(f"the links make a circle: {' needs '.join([*circle, circle[0]])}; remove one of them")
+            cycle = [label(prompt, member) for member in path[path.index(node_id) :]]
+            raise ValueError(f"the links form a cycle: {' needs '.join([*cycle, cycle[0]])}; remove one of them")
         elif node_id not in done:
             path.append(node_id)
             pending.append((node_id, True))
@@ -236,11 +235,11 @@ def order(prompt: Prompt, targets: Iterable[str]) -> list[str]:
 
 
 def sources(node: Mapping[str, Any]) -> list[str]:
-    """The ids a node's linked inputs point at."""
+    """Return the ids of the nodes that feed a node."""
     return [str(value[0]) for value in node["inputs"].values() if is_link(value) and value]
 
 
 def outputs(prompt: Prompt, library: Library) -> list[str]:
-    """The nodes a workflow is run for: those whose class is an OUTPUT_NODE."""
+    """Return the output nodes of a workflow, whose class is an OUTPUT_NODE."""
     classes = library.classes
     return [key for key, node in prompt.items() if getattr(classes.get(node["class_type"]), "OUTPUT_NODE", False)]

@@ -1,4 +1,4 @@
-"""What a V1 node class says about its inputs, read once into plain records."""
+"""The inputs of V1 node classes, parsed from INPUT_TYPES."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One entry of INPUT_TYPES; `type` is COMBO for a list of choices, `options` its dict of limits and defaults."""
+    """One entry of INPUT_TYPES; `type` is COMBO for a list of choices, `options` has limits and defaults."""
 
     name: str
     type: str
@@ -24,7 +24,7 @@ class Input:
 
     @property
     def widget(self) -> bool:
-        """Whether the canvas shows an entry field, whose value is then saved with the node."""
+        """Whether the canvas shows a widget, whose value is saved with the node."""
         return self.type in WIDGETS and not self.options.get("forceInput", False)
 
     @property
@@ -33,7 +33,7 @@ class Input:
 
     @property
     def seed_control(self) -> bool:
-        """Whether the canvas adds its fixed/randomize/increment/decrement entry after this one."""
+        """Whether the canvas adds its fixed/randomize/increment/decrement widget after this one."""
         named_seed = self.type == "INT" and self.name in ("seed", "noise_seed")
         return bool(self.options.get("control_after_generate", named_seed))
 
@@ -46,7 +46,7 @@ class Input:
         return self.options["default"] if "default" in self.options else self.choices[0]
 
     def convert(self, value: Json) -> Json:
-        """`value`, from JSON or from a command line, as this input's own type; ValueError says what does not fit."""
+        """Convert a value from JSON or the command line to this input's type; raise ValueError if it does not fit."""
         readers: dict[str, Callable[[Json], Json]] = {
             "INT": _whole,
             "FLOAT": float,
@@ -58,19 +58,19 @@ class Input:
             return readers[self.type](value)
         except (TypeError, ValueError, OverflowError):
             kind = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false"}.get(self.type, "text")
-            raise ValueError(f"{self.name} is {value!r}; it takes {kind}") from None
+            raise ValueError(f"{self.name} is {value!r}; enter {kind}") from None
 
     def _choice(self, value: Json) -> Json:
         return next((choice for choice in self.choices if str(choice) == str(value)), value)
 
     def check(self, value: Json) -> None:
-        """ValueError where a converted value is outside the limits or is none of the choices."""
+        """Raise ValueError if a converted value is outside the limits or not one of the choices."""
         low, high = self.options.get("min", -inf), self.options.get("max", inf)
         if self.type == "COMBO" and value not in self.choices:
             raise ValueError(f"{self.name} is {value!r}; {_listed(self.choices)}")
         if self.type in ("INT", "FLOAT") and not low <= value <= high:
             limits = f"at least {low}" if high == inf else f"at most {high}" if low == -inf else f"{low} to {high}"
-            raise ValueError(f"{self.name} is {value}; it takes {limits}")
+            raise ValueError(f"{self.name} is {value}; enter {limits}")
 
 
 def _whole(value: Json) -> int:
@@ -89,13 +89,13 @@ def _truth(value: Json) -> bool:
 
 def _listed(choices: list[Json], most: int = 20) -> str:
     if not choices:
-        return "there is nothing to choose from"
+        return "there are no choices"
     more = f" and {len(choices) - most} more" if len(choices) > most else ""
     return f"choose one of {', '.join(map(str, choices[:most]))}{more}"
 
 
 def inputs_of(node_class: type) -> dict[str, Input]:
-    """The required and then the optional inputs of a node class, in its own order."""
+    """Return the inputs of a node class in its order, the required ones first."""
     declared = node_class.INPUT_TYPES()  # type: ignore[attr-defined]
     return {
         name: _input(name, entry, section == "required")
@@ -106,11 +106,11 @@ def inputs_of(node_class: type) -> dict[str, Input]:
 
 def _input(name: str, entry: Sequence[Any], required: bool) -> Input:
     kind, options = entry[0], dict(entry[1]) if len(entry) > 1 else {}
-    if isinstance(kind, (list, tuple)):  # the older way to declare a combo: its choices in place of the type
+    if isinstance(kind, (list, tuple)):  # the older combo declaration: choices in place of the type
         kind, options = "COMBO", {**options, "options": list(kind)}
     return Input(name=name, type=kind, options=options, required=required)
 
 
 def hidden_of(node_class: type) -> dict[str, str]:
-    """Hidden inputs, which the runner fills itself: argument name -> PROMPT, EXTRA_PNGINFO or UNIQUE_ID."""
+    """Return the hidden inputs, which the runner fills in: argument name -> PROMPT, EXTRA_PNGINFO or UNIQUE_ID."""
     return dict(node_class.INPUT_TYPES().get("hidden", {}))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The nodes a workflow may be made of: ours, and stand-ins for the stock ones."""
+"""The nodes that run without ComfyUI: ours and stand-ins for stock nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--set NODE.INPUT=VALUE`: change values of a workflow before it runs."""
+"""Implement `--set NODE.INPUT=VALUE`, which changes a workflow before it runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .inputs import Input, Json, inputs_of
 
 
 def set_value(workflow: Workflow, setting: str, library: Library) -> None:
-    """Apply one `NODE.INPUT=VALUE`, in the prompt and in the canvas that is embedded in the pictures.
+    """Apply one `NODE.INPUT=VALUE` to the prompt and to the canvas that is embedded in images.
 
-    A setting that cannot be applied is added to the workflow's problems.
+    If it cannot be applied, the error is added to the workflow's problems.
     """
     try:
         _set_value(workflow, setting, library)
@@ -32,7 +32,7 @@ def _set_value(workflow: Workflow, setting: str, library: Library) -> None:
     widgets = {key: entry for key, entry in inputs_of(node_class).items() if entry.widget}
     who = label(workflow.prompt, node_id)
     if name not in widgets:
-        raise ValueError(f"{who} has no value {name!r}; it has {', '.join(widgets) or 'none'}")
+        raise ValueError(f"{who} has no widget {name!r}; it has {', '.join(widgets) or 'none'}")
     inputs = workflow.prompt[node_id]["inputs"]
     if is_link(inputs.get(name)):
         raise ValueError(f"{name} of {who} comes from {label(workflow.prompt, str(inputs[name][0]))}; set it there")
@@ -40,7 +40,7 @@ def _set_value(workflow: Workflow, setting: str, library: Library) -> None:
 
 
 def assign(workflow: Workflow, node_id: str, name: str, value: Json, library: Library) -> None:
-    """Give one input of a node a value, in the prompt and on the canvas."""
+    """Set one input of a node in the prompt and on the canvas."""
     workflow.prompt[node_id]["inputs"][name] = value
     declared = inputs_of(library.classes[workflow.prompt[node_id]["class_type"]]).values()
     _set_on_canvas(workflow.ui, node_id, [entry for entry in declared if entry.widget], name, value)

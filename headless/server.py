@@ -1,8 +1,8 @@
 """Run workflows on a ComfyUI server, through its API queue.
 
-comfy-cli brings what is used here: the conversion of whatever the canvas saves (subgraphs, bypassed nodes and
-primitives included) by the server's own /object_info, and clients for HTTP (requests) and websockets. Its `comfy run`
-neither uploads the pictures that a workflow names nor embeds the canvas in the pictures that are saved.
+comfy-cli provides the conversion of the UI format (including subgraphs, bypassed nodes and primitives) with the
+server's /object_info, and clients for HTTP (requests) and websockets. Its `comfy run` neither uploads the images that
+a workflow uses nor embeds the canvas in the saved images.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .inputs import Json, inputs_of
 from .overrides import assign
 from .stock_files import PREVIEWS, next_number, output
 
-CONNECT, ANSWER, SILENCE = 10, 300, 30  # seconds to wait for each; in silence the queue is looked at
-UPLOADED = "image_upload", "sd2_upload"  # options of inputs that name a file of the input folder
-ELSEWHERE = (" [output]", " [temp]")  # how LoadImage is told of the server's other folders
-COUNTER = re.compile(r"_\d{5,}_?$")  # what ComfyUI appends to a filename_prefix
+CONNECT, ANSWER, SILENCE = 10, 300, 30  # timeouts in seconds; after SILENCE the queue is polled
+UPLOADED = "image_upload", "sd2_upload"  # options of inputs whose value is a file in the input folder
+ELSEWHERE = (" [output]", " [temp]")  # LoadImage's suffixes for the server's other folders
+COUNTER = re.compile(r"_\d{5,}_?$")  # ComfyUI appends this to a filename_prefix
 
 
 class Server:
-    """Runs workflows on the ComfyUI at `url`. ValueError where there is none.
+    """Run workflows on the ComfyUI server at `url`; ValueError if it does not answer.
 
-    started: called with each node's title just before it runs; progress: with steps done and their total.
+    started: called with each node's title just before it runs. progress: called with (steps done, total steps).
     """
 
     def __init__(
@@ -53,24 +53,26 @@ class Server:
         try:
             self.object_info = self._get("/object_info")
         except (ConnectionError, requests.JSONDecodeError):
-            raise ValueError(f"no ComfyUI answers at {url}; start one (comfy launch) or correct --server") from None
+            raise ValueError(
+                f"no ComfyUI server answers at {url}; start one (comfy launch) or correct --server"
+            ) from None
         self.library = Library(
             classes={name: _node_class(name, entry) for name, entry in self.object_info.items()},
             names={name: entry["display_name"] for name, entry in self.object_info.items()},
         )
 
     def read(self, path: Path) -> Workflow:
-        """The workflow in a file, converted by what the server says of its nodes."""
+        """Read a workflow from a file, converted with the server's node definitions."""
         return graph.read(path, self.library, self._convert)
 
     def _convert(self, ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
         try:
             return convert_ui_to_api(dict(ui), self.object_info), []
         except WorkflowConversionError as error:
-            raise NotAWorkflow(f"cannot be converted: {error}") from None
+            raise NotAWorkflow(f"cannot be converted ({error}); open it in ComfyUI and save again") from None
 
     def check(self, workflow: Workflow) -> None:
-        """Upload the files that `workflow` names; a WorkflowError where one is missing or a node is unknown.
+        """Upload the input files of `workflow`; raise a WorkflowError if a file is missing or a node is unknown.
 
         The server checks the rest when the workflow is queued.
         """
@@ -80,7 +82,7 @@ class Server:
             who = label(workflow.prompt, node_id)
             if node["class_type"] not in self.library.classes:
                 problems.append(
-                    f"{who}: the server has no node type {node['class_type']}; install the pack it is from"
+                    f"{who}: the server has no node type {node['class_type']}; install its node pack there"
                 )
                 continue
             for name, file in self._files(node):
@@ -92,7 +94,7 @@ class Server:
             raise WorkflowError(problems)
 
     def _files(self, node: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(input, value) of every file of the input folder that a node names."""
+        """Return (input, value) for each input-folder file that a node uses."""
         entries = inputs_of(self.library.classes[node["class_type"]]).values()
         named = [
             (entry.name, node["inputs"].get(entry.name))
@@ -102,7 +104,7 @@ class Server:
         return [(name, file) for name, file in named if isinstance(file, str) and not file.endswith(ELSEWHERE)]
 
     def _upload(self, name: str, uploaded: dict[Path, str]) -> str:
-        """What the server calls a local file; it renames one whose name another has there."""
+        """Upload a local file and return its name on the server, which differs if the name was taken."""
         bare = name.removesuffix(" [input]")
         path = folders.inside(folders.input_dir(), bare)
         where = {"subfolder": Path(bare).parent.as_posix().removeprefix("."), "type": "input"}
@@ -110,8 +112,8 @@ class Server:
             if self._ask("head", "/view", params={"filename": path.name, **where}, accept=(404,)).ok:
                 return name
             raise ValueError(
-                f"{name!r} is neither in the input folder {folders.input_dir()} nor on the server; copy it there "
-                "or use --input-dir"
+                f"{name!r} is neither in the input folder {folders.input_dir()} nor on the server; copy it to the "
+                "input folder or use --input-dir"
             )
         if path not in uploaded:
             with path.open("rb") as file:
@@ -120,10 +122,10 @@ class Server:
         return uploaded[path]
 
     def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Queue `workflow`, which `check` has passed, wait, and fetch what it made.
+        """Queue a checked workflow, wait for it, and download its results.
 
-        Yields (node id, what it shows) for each output node, its pictures now in the output folder. WorkflowError
-        where the server refuses the workflow, NodeError where a node fails; KeyboardInterrupt cancels the job.
+        Yields (node id, its UI results) for each output node, with its images saved in the output folder. Raises
+        WorkflowError if the server rejects the workflow and NodeError if a node fails; KeyboardInterrupt cancels it.
         """
         client, prompt_id = uuid4().hex, str(uuid4())
         with closing(self._listen(client)) as socket:
@@ -135,7 +137,7 @@ class Server:
                 raise
         job = self._get(f"/history/{prompt_id}").get(prompt_id)
         if job is None:
-            raise NodeError("the job was taken off the server's queue")
+            raise NodeError("the job was removed from the server's queue")
         _raise_failure(job, workflow.prompt)
         for node_id, shown in job["outputs"].items():
             files = [file for entries in shown.values() for file in entries if isinstance(file, dict)]
@@ -147,7 +149,7 @@ class Server:
         try:
             socket = websocket.create_connection(address, timeout=CONNECT)
         except (OSError, websocket.WebSocketException) as error:
-            raise ConnectionError(f"{self.url} refuses a websocket: {error}") from None
+            raise ConnectionError(f"{self.url} refused the websocket connection: {error}") from None
         socket.settimeout(SILENCE)
         return socket
 
@@ -166,7 +168,7 @@ class Server:
             raise WorkflowError(list(dict.fromkeys(problems)))
 
     def _sentence(self, class_type: str, error: Mapping[str, Any]) -> str:
-        """One complaint of the server's validation, as `check` without a server puts it where it would be the same."""
+        """Format one of the server's validation errors, in the words of `check` if it has the same error."""
         extra = error["extra_info"]
         entry = inputs_of(self.library.classes[class_type]).get(extra.get("input_name", ""))
         if error["type"] == "custom_validation_failed" and " - " in error["details"]:
@@ -174,7 +176,8 @@ class Server:
         if entry is not None and error["type"] == "required_input_missing":
             return f"{entry.name} ({entry.type}) is missing; {'set it' if entry.widget else 'connect it'}"
         if entry is not None and error["type"] == "return_type_mismatch":
-            return f"{entry.name} takes {entry.type}, but {extra['received_type']} is linked to it"
+            received = extra["received_type"]
+            return f"{entry.name} takes {entry.type}, but is linked to {received}; connect {entry.type} instead"
         if entry is not None and entry.widget and "received_value" in extra:
             try:
                 entry.check(entry.convert(extra["received_value"]))
@@ -183,7 +186,7 @@ class Server:
         return _one_line(error)
 
     def _follow(self, socket: websocket.WebSocket, prompt: Prompt, prompt_id: str) -> None:
-        """Tell of nodes and steps until the job has ended, however it did."""
+        """Report nodes and steps until the job ends, whether it succeeds or not."""
         while True:
             try:
                 message = socket.recv()
@@ -216,7 +219,7 @@ class Server:
             self._ask("post", "/interrupt", json={"prompt_id": prompt_id})
 
     def _fetch(self, file: Mapping[str, str]) -> dict[str, str]:
-        """Save a file the server made in the output folder, numbered as SaveImage numbers there."""
+        """Download an output file into the output folder, with the number that SaveImage would use there."""
         name = Path(file["filename"])
         saved = f"{file['subfolder']}/{COUNTER.sub('', name.stem)}".lstrip("/")
         target = folders.inside(folders.output_dir(), saved if file["type"] == "output" else PREVIEWS)
@@ -236,17 +239,17 @@ class Server:
         except requests.RequestException:
             raise ConnectionError(f"{self.url} does not answer") from None
         if not answer.ok and answer.status_code not in accept:
-            raise ConnectionError(f"{self.url}{path} answers {answer.status_code} {answer.reason}")
+            raise ConnectionError(f"{self.url}{path} returned {answer.status_code} {answer.reason}")
         return answer
 
 
 def _node_class(name: str, described: Mapping[str, Any]) -> type:
-    """A class that says of its inputs what /object_info says."""
+    """Build a class with the INPUT_TYPES from /object_info."""
     return type(name, (), {"INPUT_TYPES": classmethod(lambda cls: described["input"])})
 
 
 def _raise_failure(job: Mapping[str, Any], prompt: Prompt) -> None:
-    """NodeError where a job of the history ended before its time."""
+    """Raise NodeError if a job in the history failed or was interrupted."""
     messages = dict(job["status"]["messages"])
     if "execution_interrupted" in messages:
         raise NodeError("interrupted on the server")

@@ -1,26 +1,23 @@
-"""Stand-ins for ComfyUI's own nodes, for the workflows we ship and their users: same ids, inputs and widget order,
-same behaviour."""
+"""Stand-ins for the stock nodes that our workflows use, with ComfyUI's ids, inputs, widget order and behavior."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from ..pipeline.images import resize, scale
 from ..pipeline.types import Sampling
 from . import stock_sampler
-from .image_files import to_picture
 from .stock_files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
 
 MAX_RESOLUTION = 16384
 CHANNELS = ["red", "green", "blue", "alpha"]
 Inputs = dict[str, Any]
 Latent = dict[str, Any]
-Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods that ComfyUI calls
+Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods of ComfyUI's
 
 
 def _pixels(default: int, *, low: int = 0, step: int = 1) -> tuple[str, dict[str, int]]:
@@ -119,7 +116,7 @@ class RepeatLatentBatch:
         return {"required": {"samples": ("LATENT",), "amount": ("INT", {"default": 1, "min": 1, "max": 64})}}
 
     def repeat(self, samples: Latent, amount: int) -> tuple[Latent]:
-        """The batch `amount` times over; later copies get batch indices of their own, so that their noise differs."""
+        """Repeat the batch `amount` times; later copies get new batch indices, so that their noise differs."""
         count = len(samples["samples"])
         repeated = {**samples, "samples": _repeat(samples["samples"], count * amount)}
         mask = samples.get("noise_mask")
@@ -161,11 +158,11 @@ class KSampler:
 
 
 def _repeat(batch: Tensor, count: int) -> Tensor:
-    """`batch` over and over until it has `count` entries."""
+    """Repeat `batch` to `count` entries."""
     return batch[torch.arange(count) % len(batch)]
 
 
-# Pictures and masks
+# Images and masks
 
 
 class ImageScale:
@@ -185,30 +182,7 @@ class ImageScale:
         }
 
     def upscale(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
-        """[B,H,W,C] at width x height; 0 for one of them keeps the aspect, 0 for both keeps the size."""
-        if width == 0 and height == 0:
-            return (image,)
-        width = width or max(1, round(image.shape[2] * height / image.shape[1]))
-        height = height or max(1, round(image.shape[1] * width / image.shape[2]))
-        if crop == "center":
-            image = _crop_to_aspect(image, width / height)
-        return (_resize(image, upscale_method, width, height),)
-
-
-def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
-    """The middle of [B,H,W,C] with width / height = `aspect`."""
-    height, width = image.shape[1:3]
-    own = width / height
-    x = max(0, round((width - width * (aspect / own)) / 2))
-    y = max(0, round((height - height * (own / aspect)) / 2))
-    return image[:, y : height - y, x : width - x]
-
-
-def _resize(image: Tensor, method: str, width: int, height: int) -> Tensor:
-    if method == "lanczos":  # torch has none
-        resized = [to_picture(one).resize((width, height), Image.Resampling.LANCZOS) for one in image]
-        return torch.stack([torch.from_numpy(np.array(one, np.float32) / 255) for one in resized]).to(image)
-    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+        return (scale(image, width, height, method=upscale_method, crop=crop == "center"),)
 
 
 class ImageCompositeMasked:
@@ -231,15 +205,15 @@ class ImageCompositeMasked:
     def composite(
         self, destination: Tensor, source: Tensor, x: int, y: int, resize_source: bool, mask: Tensor | None = None
     ) -> tuple[Tensor]:
-        """`source` [B,h,w,C] laid over `destination` [B,H,W,C] at (x, y), through `mask` stretched to the source."""
+        """Paste `source` [B,h,w,C] on `destination` [B,H,W,C] at (x, y) through `mask`, resized to the source."""
         count, height, width = destination.shape[:3]
         source = _repeat(source[..., : destination.shape[-1]].to(destination), count)
         if resize_source:
-            source = _resize(source, "bilinear", width, height)
+            source = resize(source, "bilinear", width, height)
         if mask is None:
             mask = torch.ones(1, *source.shape[1:3])
         mask = mask.to(destination).reshape(-1, *mask.shape[-2:], 1)
-        mask = _repeat(_resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
+        mask = _repeat(resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
         rows, columns = slice(y, y + source.shape[1]), slice(x, x + source.shape[2])
         under = destination[:, rows, columns]
         source, mask = source[:, : under.shape[1], : under.shape[2]], mask[:, : under.shape[1], : under.shape[2]]
@@ -260,7 +234,7 @@ class ImagePadForOutpaint:
     def expand_image(
         self, image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
     ) -> tuple[Tensor, Tensor]:
-        """Grey added around [B,H,W,C], and a mask [1,H',W'] that is 1 there and falls to 0 over `feathering` px."""
+        """Pad [B,H,W,C] with gray; the mask [1,H',W'] is 1 there and falls to 0 inside over `feathering` px."""
         height, width = image.shape[1:3]
         padded = F.pad(image.float(), (0, 0, left, right, top, bottom), value=0.5)
         inside = torch.zeros(height, width)
@@ -296,7 +270,9 @@ class ImageToMask:
 
     def image_to_mask(self, image: Tensor, channel: str) -> tuple[Tensor]:
         if CHANNELS.index(channel) >= image.shape[-1]:
-            raise ValueError(f"the image has no {channel} channel; choose red, green or blue, or Load Image (as Mask)")
+            raise ValueError(
+                f"the image has no {channel} channel; choose red, green or blue, or use Load Image (as Mask)"
+            )
         return (image[..., CHANNELS.index(channel)],)
 
 

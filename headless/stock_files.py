@@ -1,4 +1,4 @@
-"""Stand-ins for the ComfyUI nodes that read and write files."""
+"""Stand-ins for stock nodes that read and write files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backends import folders
+from ..pipeline import pil
 from . import image_files
 from .inputs import Json
 
@@ -21,7 +22,7 @@ Shown = dict[str, Any]
 
 
 def input_file(name: str) -> Path:
-    """The file of the input folder that LoadImage names; ComfyUI's "name.png [input]" is understood."""
+    """Return the path of a file in the input folder; ComfyUI's form "name.png [input]" is accepted."""
     folder = folders.input_dir()
     path = folders.inside(folder, name.removesuffix(" [input]"))
     if not path.is_file():
@@ -29,12 +30,12 @@ def input_file(name: str) -> Path:
     return path
 
 
-class _PictureFile:
-    """What LoadImage and LoadImageMask have in common: a file to check, and to look at again when it changes."""
+class _ImageFile:
+    """Base of LoadImage and LoadImageMask: check the file, and run again when it changes."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool:
-        image_files.open_picture(input_file(image)).close()
+        pil.open_image(input_file(image)).close()
         return True
 
     @classmethod
@@ -43,7 +44,7 @@ class _PictureFile:
         return [path.stat().st_mtime_ns, path.stat().st_size]
 
 
-class LoadImage(_PictureFile):
+class LoadImage(_ImageFile):
     RETURN_TYPES = ("IMAGE", "MASK")
     FUNCTION = "load_image"
 
@@ -52,10 +53,10 @@ class LoadImage(_PictureFile):
         return {"required": {"image": _input_files()}}
 
     def load_image(self, image: str) -> tuple[Tensor, Tensor]:
-        return image_files.load(input_file(image))
+        return pil.load(input_file(image))
 
 
-class LoadImageMask(_PictureFile):
+class LoadImageMask(_ImageFile):
     RETURN_TYPES = ("MASK",)
     FUNCTION = "load_image"
 
@@ -64,7 +65,7 @@ class LoadImageMask(_PictureFile):
         return {"required": {"image": _input_files(), "channel": (["alpha", "red", "green", "blue"],)}}
 
     def load_image(self, image: str, channel: str) -> tuple[Tensor]:
-        return (image_files.load_channel(input_file(image), channel),)
+        return (pil.load_channel(input_file(image), channel),)
 
 
 def _input_files() -> tuple[list[str], dict[str, bool]]:
@@ -85,14 +86,14 @@ class SaveImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool:
-        if filename_prefix is not None:  # else linked, its value not known yet, or PreviewImage's own
+        if filename_prefix is not None:  # None: linked and not known yet, or PreviewImage
             _target(filename_prefix, width=0, height=0)
         return True
 
     def save_images(
         self, images: Tensor, filename_prefix: str = "ComfyUI", prompt: Json = None, extra_pnginfo: Json = None
     ) -> Shown:
-        """Write [B,H,W,C] as PREFIX_00001_.png and so on, after the highest number there is, workflow embedded."""
+        """Write [B,H,W,C] as PREFIX_00001_.png and so on after the highest existing number, with the workflow."""
         target = _target(filename_prefix, width=images.shape[2], height=images.shape[1])
         chunks = {"prompt": prompt, **(extra_pnginfo or {})}
         text = {key: json.dumps(value) for key, value in chunks.items() if value is not None}
@@ -107,7 +108,7 @@ class SaveImage:
 
 
 class PreviewImage(SaveImage):
-    """Kept in the "preview" folder of the outputs: without a canvas there is nowhere to show it."""
+    """Save previews in the "preview" folder of the outputs, since there is no canvas to show them."""
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -118,7 +119,7 @@ class PreviewImage(SaveImage):
 
 
 def _target(prefix: str, *, width: int, height: int) -> Path:
-    """The path that numbers are appended to: `prefix` inside the output folder, its %tokens% replaced."""
+    """Return the path of `prefix` in the output folder with %tokens% replaced, to which numbers are appended."""
     clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
     tokens = {"width": str(width), "height": str(height)}
     tokens |= {token: time.strftime(form) for token, form in clock.items()}
@@ -126,18 +127,18 @@ def _target(prefix: str, *, width: int, height: int) -> Path:
     for token, value in tokens.items():
         name = name.replace(f"%{token}%", value)
     if not Path(name).name:
-        raise ValueError(f"filename_prefix is {prefix!r}; write the beginning of a file name, such as ComfyUI")
+        raise ValueError(f"filename_prefix is {prefix!r}; enter the start of a file name, such as ComfyUI")
     return folders.inside(folders.output_dir(), name)
 
 
 def next_number(target: Path) -> int:
-    """One more than the highest number of the files named after `target`."""
+    """Return one more than the highest number of the files named after `target`."""
     numbers = (path.name.removeprefix(f"{target.name}_").split("_")[0] for path in target.parent.glob("*_*"))
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
 def output(path: Path) -> dict[str, str]:
-    """How ComfyUI names a file of its output folder."""
+    """Describe a file in the output folder as ComfyUI does."""
     subfolder = Path(os.path.relpath(path.parent, folders.output_dir())).as_posix().removeprefix(".")
     return {"filename": path.name, "subfolder": subfolder, "type": "output"}
 

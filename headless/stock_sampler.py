@@ -1,4 +1,4 @@
-"""ComfyUI's KSampler outside ComfyUI: it begins otherwise than SD2KSampler, and reads masks otherwise."""
+"""ComfyUI's KSampler outside ComfyUI; it starts differently from SD2 KSampler and resizes masks differently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..pipeline.images import fit_batch
 from ..pipeline.types import Conditioning, Latent, Sampling
 from ..samplers import SCHEDULERS, initial_sample, starting_noise, truncate
 
-# those that give the same picture in every version of ComfyUI: fresh noise is drawn differently from one to the next
+# samplers with the same result in every version of ComfyUI, which differ in how they draw noise at each step
 SAMPLER_NAMES = ["euler", "heun", "dpmpp_2m", "ddim"]
 SCHEDULER_NAMES = ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "normal"]
 
@@ -19,7 +19,7 @@ SCHEDULER_NAMES = ["simple", "sgm_uniform", "karras", "exponential", "ddim_unifo
 def sample(
     model: Model, sampling: Sampling, positive: Conditioning, negative: Conditioning, latent_image: Latent
 ) -> Latent:
-    """latent_image after a run; sampler and scheduler are of the names above."""
+    """Sample latent_image with one of the samplers and schedulers above."""
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:
         return latent_image
@@ -35,7 +35,7 @@ def sample(
         positive,
         negative,
         latent=latent,
-        # ddim is euler here, but for other noise over what the mask keeps
+        # ddim equals euler here, except for the noise on the kept area
         noise=starting_noise(latent, sampling.seed + 1) if sampling.sampler_name == "ddim" else noise,
         mask=_mask(latent_image.get("noise_mask"), latent),
         start=start,
@@ -44,7 +44,7 @@ def sample(
 
 
 def _mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
-    """A noise_mask of any size as [B, 1, h, w]: without the care for thin strokes that SD2KSampler takes."""
+    """Resize a noise_mask to [B, 1, h, w]; unlike in SD2 KSampler, thin strokes may vanish."""
     if mask is None:
         return None
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])

@@ -1,4 +1,4 @@
-"""Attention, and the layer around it."""
+"""Scaled dot-product attention and the cross-attention layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: object) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v on [B, N, heads * d], with ComfyUI's arguments for attention functions."""
+    """Compute softmax(q k^T / sqrt(d)) v on [B, N, heads * d], with the arguments of ComfyUI's attention functions."""
     dtype = q.dtype
     if dtype == torch.float16:
         # q k^T of the 2.x models exceeds 65504, and not every device accumulates it in float32
@@ -24,7 +24,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None =
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from `dim` wide tokens to `context_dim` wide ones."""
+    """Multi-head attention from tokens of width `dim` to tokens of width `context_dim`."""
 
     def __init__(self, dim: int, context_dim: int, heads: int) -> None:
         super().__init__()
@@ -35,6 +35,6 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, context: Tensor, value: Tensor, attend: Attend = attention) -> Tensor:
-        """x: [B, N, dim]; keys from `context` and values from `value`, both [B, M, context_dim]."""
+        """x: [B, N, dim]; context (keys) and value: [B, M, context_dim] -> [B, N, dim]."""
         out: Tensor = self.to_out(attend(self.to_q(x), self.to_k(context), self.to_v(value), self.heads))
         return out

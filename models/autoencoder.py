@@ -1,4 +1,4 @@
-"""The KL autoencoder between pictures and latents (arXiv:2112.10752, section 3.1 and appendix G).
+"""The KL autoencoder that maps images to latents and back (arXiv:2112.10752, section 3.1 and appendix G).
 
 Attribute paths are the checkpoint's keys after `first_stage_model.`.
 """
@@ -16,7 +16,7 @@ from .specs import AutoencoderSpec
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    # 32 groups in every official file; a narrow level keeps 4 channels a group: groups of one would erase flat colour
+    # 32 groups in every official file; a narrow level keeps 4 channels a group: groups of one would erase flat color
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
@@ -70,7 +70,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a 3x3 convolution: [B, C, H, W] -> [B, C, 2H, 2W]."""
+    """Nearest-neighbor upsampling, then a 3x3 convolution: [B, C, H, W] -> [B, C, 2H, 2W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, then the change to the next one, if any."""
+    """Residual blocks at one resolution, then the up- or downsampling to the next one, if any."""
 
     def __init__(self, c_in: int, c_out: int, blocks: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Pictures in -1..1 and their latents, unscaled (the sampler applies `spec.scale`)."""
+    """The autoencoder between images in -1..1 and unscaled latents (the sampler applies `spec.scale`)."""
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__()
@@ -170,19 +170,19 @@ class AutoencoderKL(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameters' dtype."""
+        """The dtype of the weights."""
         return self.quant_conv.weight.dtype
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x): x [B, 3, H, W] in -1..1 -> two of [B, 4, H/f, W/f]."""
+        """Return mean and log-variance of q(z|x): x [B, 3, H, W] in -1..1 -> two tensors [B, 4, H/f, W/f]."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mode of q(z|x): x [B, 3, H, W] in -1..1, H and W multiples of f -> [B, 4, H/f, W/f]."""
+        """Return the mode of q(z|x): x [B, 3, H, W] in -1..1, H and W multiples of f -> [B, 4, H/f, W/f]."""
         return self.moments(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """z [B, 4, h, w] unscaled -> [B, 3, h*f, w*f], about -1..1."""
+        """Decode unscaled latents: z [B, 4, h, w] -> [B, 3, h*f, w*f], about -1..1."""
         x: Tensor = self.decoder(self.post_quant_conv(z))
         return x

@@ -1,4 +1,4 @@
-"""Load a checkpoint: detect, build on meta, assign, strict."""
+"""Load a checkpoint: detect its kind, build the networks on meta, assign the weights strictly."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ Prepare = Callable[[nn.Module], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded checkpoint: its frozen networks, and the rest of the file by part."""
+    """A loaded checkpoint: its frozen networks and the remaining tensors by part."""
 
     inspection: Inspection
     unet: UNet
     autoencoder: AutoencoderKL
     text: TextTower
-    depth: DPTHybrid | None  # in depth checkpoints that hold theirs
-    image: ImageTower | None  # in unCLIP checkpoints that hold theirs
+    depth: DPTHybrid | None  # of depth checkpoints that include it
+    image: ImageTower | None  # of unCLIP checkpoints that include it
     noise_augmentation: NoiseAugmentation | None  # of unCLIP checkpoints
     extras: dict[str, State]  # embedder, noise_augmentor, low_scale_model
 
@@ -76,15 +76,15 @@ def load_checkpoint(
     dtype: torch.dtype | None = None,
     prepare: Prepare | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint file or a diffusers folder of any of the nine kinds: `build(detect(path))`."""
+    """Load a checkpoint file or diffusers folder of any of the nine kinds: `build(detect(path))`."""
     return build(detect(path, prediction=prediction), dtype=dtype, prepare=prepare)
 
 
 def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prepare | None = None) -> Checkpoint:
-    """Build the networks of a detected file and fill them; dtype None keeps the file's.
+    """Build the networks of a detected file and load their weights; dtype None keeps the file's dtype.
 
-    `prepare` is called with the UNet, the autoencoder and the text tower while each is on meta, and may replace layers
-    by others with the same parameters. ValueError where keys, shapes or values do not fit.
+    prepare: called with the UNet, the autoencoder and the text tower while each is on meta; it may replace layers with
+    others that have the same parameters. Raises ValueError if keys, shapes or values do not fit.
     """
     inspection, parts, spec = detected.inspection, detected.parts, detected.inspection.spec
     if inspection.missing:
@@ -115,7 +115,7 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
 
 
 def _depth_estimator(detected: Detected) -> DPTHybrid | None:
-    """The estimator in the file's own dtype: whoever runs it chooses, for depth is made once and wants precision."""
+    """Build the depth estimator in the file's dtype; its user chooses the precision to compute in."""
     spec = detected.inspection.spec.depth
     if spec is None:
         return None
@@ -152,7 +152,7 @@ def _noise_augmentation(detected: Detected) -> NoiseAugmentation | None:
 
 
 def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
-    """Assign the weights to a module on meta: strict, finite, one dtype, frozen."""
+    """Assign the weights to a module on meta in one dtype, require all keys and finite values, and freeze it."""
     dtype = dtype or majority_dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
     for key, tensor in state.items():
@@ -161,22 +161,22 @@ def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.
     module.load_state_dict(state, strict=True, assign=True)
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:
-            raise ValueError(f"{name} gives {prefix}{key} no value; choose another checkpoint")
+            raise ValueError(f"{name} has no value for {prefix}{key}; choose another checkpoint")
     module.eval().requires_grad_(False)
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether all values are finite: NaN and infinity show in the extremes, at a sixteenth of isfinite's cost."""
+    """Whether all values are finite; checking only the extremes costs a sixteenth of isfinite."""
     return all(extreme.isfinite() for extreme in tensor.aminmax())
 
 
 def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
-    """Missing and unexpected keys and other shapes, all of them in one sentence."""
+    """Raise a ValueError that lists all missing, unexpected and misshapen tensors."""
     problems = {
         "missing": [key for key in expected if key not in given],
         "unexpected": [key for key in given if key not in expected],
         "misshapen": [
-            f"{key} {list(given[key].shape)} for {list(tensor.shape)}"
+            f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"
             for key, tensor in expected.items()
             if key in given and given[key].shape != tensor.shape
         ],
@@ -187,4 +187,4 @@ def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
         if keys
     ]
     if found:
-        raise ValueError(f"{name} does not fit under {prefix}: keys {', '.join(found)}; choose another file")
+        raise ValueError(f"{name} does not fit the model at {prefix}: {', '.join(found)} keys; choose another file")

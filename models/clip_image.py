@@ -1,7 +1,7 @@
-"""CLIP's image towers on open_clip's own blocks: OpenCLIP's ViT-H/14 and OpenAI's ViT-L/14, which unCLIP reads.
+"""CLIP's image towers, built from open_clip's blocks: OpenCLIP's ViT-H/14 and OpenAI's ViT-L/14, used by unCLIP.
 
-Attribute paths are the checkpoint's keys after `embedder.model.`; `detection.image_weights` picks them out of a file.
-Sizes come from an `ImageSpec`, so a narrow tower is built, trained and loaded alike.
+Attribute paths are the checkpoint's keys after `embedder.model.`; `detection.image_weights` extracts them from a file.
+All sizes come from an `ImageSpec`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageTower(nn.Module):
-    """A picture to one vector (Radford et al. 2021, arXiv:2103.00020; Cherti et al. 2022, arXiv:2212.07143)."""
+    """Encode images (Radford et al. 2021, arXiv:2103.00020; Cherti et al. 2022, arXiv:2212.07143)."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         heads, rest = divmod(spec.width, spec.head_width)
         if rest:
             raise ValueError(
-                f"an image tower {spec.width} wide cannot have heads of {spec.head_width}; choose a multiple of that"
+                f"image tower width {spec.width} is not a multiple of head width {spec.head_width}; change one"
             )
         self.spec = spec
         self.visual = VisionTransformer(
@@ -47,14 +47,14 @@ class ImageTower(nn.Module):
         return cast(torch.dtype, self.visual.proj.dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: [B, 3, image_size, image_size] from `preprocess` -> [B, embed_dim], not normalised to length 1."""
+        """pixels: [B, 3, image_size, image_size] from `preprocess` -> [B, embed_dim], not normalized to length 1."""
         return cast(Tensor, self.visual(pixels))
 
 
 def preprocess(images: Tensor, size: int, *, crop: bool = False) -> Tensor:
-    """Pictures as the authors hand them to the tower: [B, H, W, 3] in 0..1 -> [B, 3, size, size], normalised.
+    """Resize and normalize images for the tower, as the authors do: [B, H, W, 3] in 0..1 -> [B, 3, size, size].
 
-    The whole picture is squeezed into the square, as in their code; `crop` cuts its middle square out first.
+    The whole image is squeezed into the square, as in their code; with `crop`, its center square is cut out first.
     """
     x = images[..., :3].float().movedim(-1, 1)
     if crop:
@@ -67,7 +67,7 @@ def preprocess(images: Tensor, size: int, *, crop: bool = False) -> Tensor:
 
 
 def _resize(x: Tensor, size: int) -> Tensor:
-    """kornia.geometry.resize(x, (size, size), "bicubic", align_corners=True, antialias=True)."""
+    """Reproduce kornia.geometry.resize(x, (size, size), "bicubic", align_corners=True, antialias=True)."""
     height, width = x.shape[-2:]
     if height == width == size:
         return x
@@ -76,7 +76,7 @@ def _resize(x: Tensor, size: int) -> Tensor:
 
 
 def _blur(x: Tensor, factor: float, *, vertical: bool) -> Tensor:
-    """A Gaussian against aliasing, sigma = (factor - 1) / 2, cut off at two sigma but not below three taps."""
+    """Blur against aliasing: a Gaussian, sigma = (factor - 1) / 2, cut off at two sigma, with at least three taps."""
     if factor <= 1:
         return x
     sigma = max((factor - 1) / 2, 1e-3)
@@ -89,7 +89,7 @@ def _blur(x: Tensor, factor: float, *, vertical: bool) -> Tensor:
 
 
 def hugging_face_config(spec: ImageSpec) -> dict[str, str | int]:
-    """The sizes under transformers' names, which ComfyUI reads as well."""
+    """Return the sizes under transformers' names, which ComfyUI also uses."""
     return {
         "model_type": "clip_vision_model",
         "hidden_size": spec.width,

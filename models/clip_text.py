@@ -1,7 +1,7 @@
-"""CLIP's text towers on open_clip's own blocks: OpenCLIP-H/14 for 2.x, OpenAI's CLIP-L/14 for 1.x.
+"""CLIP's text towers, built from open_clip's blocks: OpenCLIP-H/14 for 2.x, OpenAI's CLIP-L/14 for 1.x.
 
 Attribute paths are the checkpoint's keys after `cond_stage_model.`; 1.x files have Hugging Face names instead, which
-`hugging_face.text_weights` renames. Sizes come from a `TextSpec`, so a narrow tower is built and trained alike.
+`hugging_face.text_weights` renames. All sizes come from a `TextSpec`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VOCABULARY = 49408
 
 
 class TextTower(nn.Module):
-    """Tokens to one vector per token; what `OpenCLIPText` and `CLIPText` share."""
+    """Encode tokens as one vector per token; the base of `OpenCLIPText` and `CLIPText`."""
 
     def __init__(self, spec: TextSpec, activation: type[nn.Module], *, projection: bool) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TextTower(nn.Module):
             layers=spec.layers,
             output_dim=spec.width if projection else None,
             act_layer=activation,
-            no_causal_mask=True,  # its mask is a non-persistent buffer, lost on meta: forward makes the mask instead
+            no_causal_mask=True,  # its mask is a non-persistent buffer, lost on meta: forward builds the mask instead
         )
 
     @property
@@ -52,16 +52,16 @@ class TextTower(nn.Module):
 
 
 class OpenCLIPText(TextTower):
-    """OpenCLIP ViT-H/14's text tower (Cherti et al. 2022, arXiv:2212.07143), read one layer early by 2.x."""
+    """OpenCLIP ViT-H/14's text tower (Cherti et al. 2022, arXiv:2212.07143); 2.x uses its second-to-last layer."""
 
     def __init__(self, spec: TextSpec) -> None:
         super().__init__(spec, nn.GELU, projection=True)
-        # text_projection and logit_scale take no part in conditioning; the files hold them
+        # text_projection and logit_scale are not used for conditioning, but the files contain them
         self.model.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 class CLIPText(TextTower):
-    """OpenAI CLIP ViT-L/14's text tower (Radford et al. 2021, arXiv:2103.00020), read at its last layer by 1.x."""
+    """OpenAI CLIP ViT-L/14's text tower (Radford et al. 2021, arXiv:2103.00020); 1.x uses its last layer."""
 
     def __init__(self, spec: TextSpec) -> None:
         super().__init__(spec, QuickGELU, projection=False)

@@ -1,7 +1,7 @@
-"""What a checkpoint file is: which of the nine kinds, how wide its parts are, what its UNet predicts.
+"""Detect what a checkpoint is: which of the nine kinds, the sizes of its parts, what its UNet predicts.
 
-Everything follows from keys, shapes and metadata; no network is built. `detect` reads a file once, and
-`models.checkpoint` builds networks from what it returns.
+Detection uses keys, shapes and metadata; no network is built. `detect` reads a file once, and `models.checkpoint`
+builds the networks from its result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ State = dict[str, Tensor]
 UNET, AUTOENCODER, TEXT, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 DEPTH = "depth_model.model."
 _EXTRAS = ("embedder", "noise_augmentor", "low_scale_model")
-STATISTICS = ("data_mean", "data_std")  # under noise_augmentor., in files made by others
+STATISTICS = ("data_mean", "data_std")  # under noise_augmentor. in some third-party files
 
 _PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
@@ -37,7 +37,7 @@ _PREDICTIONS: dict[str, Prediction] = {
     "v": "v_prediction",
     "v_prediction": "v_prediction",
 }
-# CLIP's text half, which the files hold beside the image tower and nothing reads
+# CLIP's text half, which the files contain next to the image tower but nothing uses
 _TEXT_HALF = re.compile(
     r"model\.(logit_scale|positional_embedding|text_projection|token_embedding\.weight|ln_final\.(weight|bias)"
     r"|transformer\.resblocks\.\d+\..+)"
@@ -45,17 +45,17 @@ _TEXT_HALF = re.compile(
 
 
 class UnknownKindError(Exception):
-    """No model of the family has these tensors; the message gives what was found."""
+    """The tensors match no model of the family; the message is the end of a sentence about the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a checkpoint file is, known without building anything."""
+    """What a checkpoint is, without its weights."""
 
     name: str
-    spec: ModelSpec  # with the file's own sizes and its prediction
-    reason: str  # why the prediction was chosen
-    zero_terminal_snr: bool  # trained on the rescaled noise schedule, by a key ztsnr or the scheduler's config
+    spec: ModelSpec  # with the sizes and the prediction of this file
+    reason: str  # how the prediction was determined
+    zero_terminal_snr: bool  # trained on the rescaled noise schedule: a key ztsnr or the scheduler's config says so
     ema: bool  # the UNet uses the file's moving-average weights
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part
@@ -64,17 +64,17 @@ class Inspection:
 
     @property
     def missing(self) -> str:
-        """What the model needs and its file lacks, in a sentence; empty where nothing."""
+        """A sentence about what the model needs but its file lacks, or an empty string."""
         if self.spec.kind != "unclip-l" or self.statistics is not None:
             return ""
         return (
             f"{self.name} lacks the mean and standard deviation of its image embeddings, so the noise on them has the "
-            f"wrong scale; put {STATISTICS_FILES[0]} beside it and load it again"
+            f"wrong scale; put {STATISTICS_FILES[0]} in the same folder and load it again"
         )
 
     @property
     def evidence(self) -> str:
-        """What the kind follows from."""
+        """The properties that determine the kind."""
         unet = self.spec.unet
         encoder = "OpenCLIP" if self.spec.text.tower == "openclip-h" else "CLIP-L"
         classes = f", class vectors of {unet.vector_dim}" if unet.vector_dim else ""
@@ -83,10 +83,10 @@ class Inspection:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
-        weights = "; the UNet's moving average (EMA) weights are used" if self.ema else ""
+        weights = "; UNet weights: moving average (EMA)" if self.ema else ""
         known = self.missing or (self.statistics and f"from {self.statistics.source}")
         rest = self.metadata.get(REST)
-        shared = f"; parts that the file does not hold are those of {rest}" if rest else ""
+        shared = f"; other parts from {rest}" if rest else ""
         schedule = ", zero terminal SNR" if self.zero_terminal_snr else ""
         return (
             f"{self.name}: {self.spec.kind}, {self.spec.task} ({self.evidence})\n"
@@ -97,7 +97,7 @@ class Inspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A file's tensors by part, under the keys of our networks."""
+    """The tensors of a file by part, under the keys of our networks."""
 
     unet: State
     autoencoder: State
@@ -121,9 +121,9 @@ class Detected:
 
 
 def detect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto") -> Detected:
-    """Read a checkpoint file, or a folder in diffusers format, and recognize it; its tensors stay on disk until used.
+    """Read and recognize a checkpoint file or a folder in diffusers format; its tensors stay on disk until used.
 
-    prediction: "auto", or what overrides the file. ValueError where the file is no checkpoint of the family.
+    prediction: "auto", or a value that overrides the file. Raises ValueError if it is not a checkpoint of the family.
     """
     path = Path(path)
     file, folder = (read_folder(path), path) if path.is_dir() else (read(path), path.parent)
@@ -132,7 +132,7 @@ def detect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto
 
 
 def inspect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto") -> Inspection:
-    """What a checkpoint file or a diffusers folder is, by its keys, shapes and metadata."""
+    """Return what a checkpoint file or a diffusers folder is, by its keys, shapes and metadata."""
     return detect(path, prediction=prediction).inspection
 
 
@@ -171,11 +171,11 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
         depth = depth_spec(parts.depth) if base.depth and parts.depth else None
         image = _image_spec(parts, base)
     except KeyError as error:
-        raise ValueError(f"{file.name} has no {error.args[0]}; download it again or choose another") from error
+        raise ValueError(f"{file.name} has no {error.args[0]}; download it again or choose another file") from error
     except IndexError as error:
-        raise ValueError(f"{file.name} has weights of another rank than any known model; choose another") from error
+        raise ValueError(f"{file.name} has weights whose rank fits no known model; choose another file") from error
     except UnknownKindError as error:
-        raise ValueError(f"{file.name} {error}; choose one of {', '.join(SPECS)}") from error
+        raise ValueError(f"{file.name} {error}; choose a checkpoint of kind {', '.join(SPECS)}") from error
     prediction, reason = (
         _prediction(file, parts.unet, base, folder) if wanted == "auto" else (wanted, "set on the loader")
     )
@@ -200,7 +200,7 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
 
 
 def _image_spec(parts: Parts, base: ModelSpec) -> ImageSpec | None:
-    """None where the file has no image tower; embeddings made elsewhere can still guide it."""
+    """Return the image tower's spec, or None if the file has no tower (embeddings from elsewhere still work)."""
     if base.image is None or "embedder" not in parts.extras:
         return None
     embed_dim = parts.unet["label_emb.0.0.weight"].shape[1] // 2
@@ -216,7 +216,7 @@ def _statistics(parts: Parts, kind: str, folder: Path) -> Statistics | None:
 
 
 def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -> tuple[Prediction, str]:
-    """What the UNet predicts, and the rule that decided it: the first that applies."""
+    """Return what the UNet predicts and the rule that decides it, the first that applies."""
     declared = _PREDICTIONS.get(file.metadata.get("modelspec.prediction_type", "").lower())
     if declared:
         return declared, "the file's metadata, modelspec.prediction_type"
@@ -225,18 +225,18 @@ def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -
     name, scheduler = _scheduler(folder)
     declared = _PREDICTIONS.get(str(scheduler.get("prediction_type")))
     if declared:
-        return declared, f"{name} beside the weights"
+        return declared, f"{name} next to the weights"
     bias = unet.get("output_blocks.11.1.transformer_blocks.0.norm1.bias")
     if base.kind == "v2-base" and bias is not None:
-        # 512-base and 768-v differ in nothing but their values; this bias is spread wider in v models
+        # 512-base and 768-v differ only in their values; this bias has a wider spread in v models
         spread = bias.float().std(correction=0).item()
         guess: Prediction = "v_prediction" if spread > 0.09 else "epsilon"
-        return guess, f"guessed from the weights: a norm's bias has a spread of {spread:.3f}, v models above 0.09"
+        return guess, f"guessed from the weights: the spread of one bias is {spread:.3f}, above 0.09 in v models"
     return base.prediction, f"the default of {base.kind}"
 
 
 def _scheduler(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Name and content of the scheduler config that diffusers saves; empty where there is none."""
+    """Return name and content of the scheduler config that diffusers saves, both empty if there is none."""
     for name in ("scheduler/scheduler_config.json", "scheduler_config.json"):
         config = read_json(folder / name)
         if config:
@@ -245,7 +245,7 @@ def _scheduler(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def kind_of(unet: State, *, openclip: bool) -> str:
-    """The kind by text encoder, input channels and class conditioning; v2-v shows in the prediction only."""
+    """Return the kind by text encoder, input channels and class conditioning (v2-v counts as v2-base here)."""
     channels = unet["input_blocks.0.0.weight"].shape[1]
     condition = "label" if "label_emb.weight" in unet else "vector" if "label_emb.0.0.weight" in unet else "none"
     found = {
@@ -272,7 +272,7 @@ def _context_dim(unet: State) -> int:
 
 
 def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
-    """The sizes in the weights; the heads and the levels of self-attention are the kind's."""
+    """Read the sizes from the weights; the heads and the levels of self-attention are the kind's."""
     stem = unet["input_blocks.0.0.weight"]
     levels: list[list[tuple[int, bool]]] = [[]]  # (channels, attention) of each residual block, level by level
     for number in range(1, _count(unet, r"input_blocks\.(\d+)\.")):
@@ -282,7 +282,7 @@ def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
         else:
             levels[-1].append((unet[f"{block}.0.in_layers.2.weight"].shape[0], f"{block}.1.norm.weight" in unet))
     if not all(levels):
-        raise KeyError("residual block in some level of its UNet")
+        raise KeyError("residual block in one level of its UNet")
     labels, vectors = unet.get("label_emb.weight"), unet.get("label_emb.0.0.weight")
     return replace(
         base,
@@ -301,7 +301,7 @@ def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
 
 
 def autoencoder_spec(autoencoder: State, base: AutoencoderSpec) -> AutoencoderSpec:
-    """The sizes in the weights; how latents are scaled is the kind's."""
+    """Read the sizes from the weights; the latent scale is the kind's."""
     channels = autoencoder["encoder.conv_in.weight"].shape[0]
     levels = range(_count(autoencoder, r"encoder\.down\.(\d+)\."))
     widths = [autoencoder[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
@@ -315,14 +315,14 @@ def autoencoder_spec(autoencoder: State, base: AutoencoderSpec) -> AutoencoderSp
 
 
 def text_spec(text: State, base: TextSpec) -> TextSpec:
-    """The sizes in the weights; heads are 64 wide in every tower."""
+    """Read the sizes from the weights; heads are 64 wide in every tower."""
     width = text["model.positional_embedding"].shape[1]
     layers = _count(text, r"model\.transformer\.resblocks\.(\d+)\.")
     return replace(base, width=width, layers=layers, heads=width // 64)
 
 
 def depth_spec(state: State) -> DepthSpec:
-    """The sizes in the weights."""
+    """Read the sizes from the weights."""
     vit = "pretrained.model."
     backbone = vit + "patch_embed.backbone."
     stages = [f"{backbone}stages.{index}." for index in range(_count(state, rf"{backbone}stages\.(\d+)\."))]
@@ -341,7 +341,7 @@ def depth_spec(state: State) -> DepthSpec:
 
 
 def image_spec(state: State, base: ImageSpec, embed_dim: int) -> ImageSpec:
-    """The sizes in an `ImageTower`'s weights; embed_dim follows from the UNet, the width of heads from the kind."""
+    """Read the sizes from an `ImageTower`'s weights; embed_dim is the UNet's, the head width the kind's."""
     conv, positions = state["visual.conv1.weight"], state["visual.positional_embedding"]
     grid = math.isqrt(positions.shape[0] - 1)
     return replace(
@@ -355,18 +355,18 @@ def image_spec(state: State, base: ImageSpec, embed_dim: int) -> ImageSpec:
 
 
 def image_weights(embedder: Mapping[str, Tensor]) -> State:
-    """An `ImageTower`'s weights among a file's `embedder.*`, under open_clip's or Hugging Face's names."""
+    """Return the `ImageTower` weights from a file's `embedder.*`, under open_clip's or Hugging Face's names."""
     state = {key.removeprefix("model."): tensor for key, tensor in embedder.items() if not _TEXT_HALF.fullmatch(key)}
     return hugging_face.image_weights(state) if any("vision_model." in key for key in state) else state
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers the pattern's group takes on in the keys."""
+    """Count the distinct numbers that the pattern's group matches in the keys."""
     return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
 
 
 def majority_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype of most parameters; float16 where that is an 8-bit one, in which nothing can be computed."""
+    """Return the dtype of most parameters, or float16 in place of an 8-bit dtype, which cannot compute."""
     counts: Counter[torch.dtype] = Counter()
     for tensor in state.values():
         counts[tensor.dtype] += tensor.numel()

@@ -1,6 +1,6 @@
-"""Read a model folder in diffusers' format: its tensors under the keys of the single file of the same model.
+"""Read a model folder in diffusers format, with its keys converted to those of the single-file checkpoint.
 
-A part is a folder with its configuration and its weights: one file or, with an index, several.
+Each part is a subfolder with a configuration and weights, which are one file or several files with an index.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ State = dict[str, Tensor]
 
 
 def read_folder(path: Path) -> WeightsFile:
-    """The tensors of every part under the keys of the original files; like those, they stay on disk until used."""
+    """Read the tensors of every part under the keys of the single file; they stay on disk until used."""
     if not (path / INDEX).is_file():
-        raise ValueError(f"{path.name} has no {INDEX}; choose a folder that diffusers saved, or a checkpoint file")
-    pipeline = read_json(path / INDEX).get("_class_name", "pipeline of an unknown kind")
+        raise ValueError(f"{path.name} has no {INDEX}; choose a folder in diffusers format or a checkpoint file")
+    pipeline = read_json(path / INDEX).get("_class_name", "pipeline of unknown kind")
     parts = {part: path / part for part in _PARTS if (path / part).is_dir()}
     if "unet" not in parts or (path / "text_encoder_2").is_dir():
-        raise ValueError(f"{path.name} is a {pipeline}; choose a Stable Diffusion 1.x or 2.x one")
+        raise ValueError(f"{path.name} is a {pipeline}; choose a Stable Diffusion 1.x or 2.x model")
     for part in ("vae", "text_encoder"):
         if part not in parts:
             raise ValueError(f"{path.name} has no {part}; download the whole folder")
@@ -35,18 +35,18 @@ def read_folder(path: Path) -> WeightsFile:
         try:
             tensors |= original_keys(part, _read_part(folder), read_json(folder / "config.json"))
         except KeyError as error:
-            raise ValueError(f"{path.name} holds no {error.args[0]} in {part}; download it again") from error
+            raise ValueError(f"{path.name} has no {error.args[0]} in {part}; download it again") from error
     return WeightsFile(path.name, tensors, {})
 
 
 def original_keys(part: str, state: State, config: dict[str, Any]) -> State:
-    """A part's tensors as the original file has them; `part` is its folder's name and `config` its config.json."""
+    """Convert the tensors of a part to the single file's keys; part: its folder's name, config: its config.json."""
     prefix, convert = _PARTS[part]
     return {prefix + key: tensor for key, tensor in convert(state, config).items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
+    """Read a JSON object from a file; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_part(folder: Path) -> State:
-    """The weights of a part: safetensors before pickles, full precision before half."""
+    """Read the weights of a part, preferring safetensors to pickles and full precision to half."""
     for suffix in ("safetensors", "bin"):
         for variant in ("", ".fp16"):
             for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
@@ -70,7 +70,7 @@ def _read_part(folder: Path) -> State:
 
 
 def _unet(state: State, _: dict[str, Any]) -> State:
-    """Blocks numbered through instead of level by level: a level is its residual blocks and one more."""
+    """Number the blocks consecutively instead of by level; a level is its residual blocks and one more."""
     level = 1 + len({key.split(".")[3] for key in state if key.startswith("down_blocks.0.resnets.")})
 
     def rename(key: str) -> str:
@@ -118,7 +118,7 @@ _UNET = (
 
 
 def _autoencoder(state: State, _: dict[str, Any]) -> State:
-    """The decoder's levels are numbered from the deepest in diffusers, and the attention's layers are linear."""
+    """Reverse the decoder levels, which diffusers numbers from the deepest, and make attention 1x1 convolutions."""
     deepest = len({key.split(".")[2] for key in state if key.startswith("decoder.up_blocks.")}) - 1
 
     def rename(key: str) -> str:
@@ -146,7 +146,7 @@ _LEVEL = (
     ("downsamplers.0.", "downsample."),
     ("upsamplers.0.", "upsample."),
 )
-_ATTENTION = (  # the second name of each is that of files saved before diffusers 0.13
+_ATTENTION = (  # the second name of each comes from files saved before diffusers 0.13
     ("group_norm.", "norm."),
     ("to_q.", "q."),
     ("query.", "q."),
@@ -160,7 +160,7 @@ _ATTENTION = (  # the second name of each is that of files saved before diffuser
 
 
 def _text(state: State, config: dict[str, Any]) -> State:
-    """1.x files keep transformers' keys. 2.x ones hold what the folder leaves out: parts that nothing reads."""
+    """Keep transformers' keys for 1.x; for 2.x, rename them and add the unused tensors that the folder omits."""
     if config.get("hidden_act", "quick_gelu") == "quick_gelu":  # OpenAI's towers; OpenCLIP's have a plain GELU
         return {f"transformer.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state.items()}
     tower = hugging_face.text_weights(state)
@@ -168,7 +168,7 @@ def _text(state: State, config: dict[str, Any]) -> State:
     projection = tower.pop("model.text_projection.weight", torch.eye(len(width)).to(width)).T
     blocks = "model.transformer.resblocks."
     last = max((int(key.split(".")[3]) for key in tower if key.startswith(blocks)), default=0)
-    unread = {  # conditioning is read one layer early
+    unread = {  # conditioning uses the second-to-last layer
         key.replace(f"{blocks}{last}.", f"{blocks}{last + 1}."): torch.zeros_like(tensor)
         for key, tensor in tower.items()
         if key.startswith(f"{blocks}{last}.")
@@ -177,7 +177,7 @@ def _text(state: State, config: dict[str, Any]) -> State:
 
 
 def _depth_estimator(state: State, _: dict[str, Any]) -> State:
-    """MiDaS calls the four maps that are fused layer1..layer4, and fuses from the last to the first."""
+    """Rename to MiDaS's keys, where the four fused maps are layer1..layer4 and fusion starts at the last."""
 
     def rename(key: str) -> str:
         match key.split("."):
@@ -236,7 +236,7 @@ _FUSION = (
 )
 
 
-def _as_it_is(state: State, _: dict[str, Any]) -> State:
+def _unchanged(state: State, _: dict[str, Any]) -> State:
     return state
 
 
@@ -246,12 +246,12 @@ def _renamed(key: str, names: tuple[tuple[str, str], ...]) -> str:
     return key
 
 
-# the folders' parts: prefix in the original files, and how to get the keys after it
+# by subfolder: the prefix in the single file, and the conversion of the keys after it
 _PARTS: dict[str, tuple[str, Callable[[State, dict[str, Any]], State]]] = {
     "unet": ("model.diffusion_model.", _unet),
     "vae": ("first_stage_model.", _autoencoder),
     "text_encoder": ("cond_stage_model.", _text),
-    "image_encoder": ("embedder.model.", _as_it_is),  # transformers' keys are read there, as in 1.x text encoders
-    "image_normalizer": ("noise_augmentor.data_", _as_it_is),  # mean and std
+    "image_encoder": ("embedder.model.", _unchanged),  # may keep transformers' keys, as 1.x text encoders do
+    "image_normalizer": ("noise_augmentor.data_", _unchanged),  # mean and std
     "depth_estimator": ("depth_model.model.", _depth_estimator),
 }

@@ -1,4 +1,4 @@
-"""The extension points of the UNet: what ComfyUI's patch nodes and ControlNets hook into."""
+"""The extension points of the UNet for ComfyUI's patch nodes and ControlNets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Hooks:
     """ComfyUI's `control` and `transformer_options` during one forward pass.
 
-    Patches are handed `options`: a copy of `transformer_options` that also says where in the network they are.
+    Patches receive `options`, a copy of `transformer_options` with the current position in the network.
     """
 
     def __init__(self, x: Tensor, control: Control | None, options: Mapping[str, Any] | None) -> None:
@@ -32,11 +32,11 @@ class Hooks:
         self.residuals = {name: list(residuals) for name, residuals in (control or {}).items()}
 
     def enter_block(self, name: str, index: int) -> None:
-        """Say where we are: block `index` of the "input", "middle" or "output" blocks."""
+        """Set the position: block `index` of the "input", "middle" or "output" blocks."""
         self.options["block"] = (name, index)
 
     def enter_transformer(self, x: Tensor, heads: int) -> None:
-        """Say where we are: in a transformer on x [B, C, h, w]."""
+        """Set the position: in a transformer on x [B, C, h, w]."""
         self.options.update(activations_shape=list(x.shape), n_heads=heads, dim_head=x.shape[1] // heads)
 
     def leave_transformer(self) -> None:
@@ -66,20 +66,20 @@ class Hooks:
         residual = residuals.pop() if residuals else None
         if residual is None:
             return h
-        if residual.shape[1:] != h.shape[1:]:  # a patch has resized h: go on without, as ComfyUI does
-            log.warning("control residual %s does not fit %s; left out", list(residual.shape), list(h.shape))
+        if residual.shape[1:] != h.shape[1:]:  # a patch has resized h: skip the residual, as ComfyUI does
+            log.warning("skipped a ControlNet residual: %s does not fit %s", list(residual.shape), list(h.shape))
             return h
         return h + residual.to(h)
 
     def attention(self, name: str, layer: CrossAttention, x: Tensor, context: Tensor) -> Tensor:
-        """`layer` as "attn1" or "attn2", with the patches before, inside and after it."""
+        """Apply `layer` as "attn1" or "attn2", with the patches before, inside and after it."""
         value = context
         for patch in self.patches.get(f"{name}_patch", ()):
             x, context, value = patch(x, context, value, self.options)
         return self.patch(f"{name}_output_patch", layer(x, context, value, self._attend(name)))
 
     def _attend(self, name: str) -> Attend:
-        """The attention function: a replacement for this transformer block or UNet block, an override, or our own."""
+        """Return the attention function: a replacement for this transformer or UNet block, an override, or ours."""
         replacements = self.replacements.get(name, {})
         block = self.options["block"]
         replacement = replacements.get((*block, self.options["block_index"]), replacements.get(block))

@@ -1,4 +1,4 @@
-"""CLIP towers under Hugging Face transformers' names: their weights under open_clip's."""
+"""Convert CLIP weights from Hugging Face transformers' names to open_clip's."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _IMAGE = (
 
 
 def text_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`CLIPText` weights from `transformer.text_model.*`."""
+    """Convert `transformer.text_model.*` to `CLIPText` weights."""
     weights = {key: tensor for key, tensor in state.items() if "position_ids" not in key}  # 0..76, not a weight
     return {"model." + key: tensor for key, tensor in _renamed(weights, _TEXT).items()}
 
 
 def image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`ImageTower` weights from those of transformers' CLIPVisionModelWithProjection."""
+    """Convert the weights of transformers' CLIPVisionModelWithProjection to `ImageTower` weights."""
     plain = {key.removeprefix("visual."): tensor for key, tensor in state.items() if "position_ids" not in key}
     renamed = _renamed(plain, _IMAGE)
     if "proj" in renamed:
-        renamed["proj"] = renamed["proj"].T.contiguous()  # laid out as in a file, so that products round alike
+        renamed["proj"] = renamed["proj"].T.contiguous()  # same memory layout as in a file, for identical rounding
     return {"visual." + key: tensor for key, tensor in renamed.items()}
 
 
 def _renamed(state: Mapping[str, Tensor], around: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Rename a tower's weights to open_clip's, joining q, k and v of each layer in one matrix.
+    """Rename a tower's weights to open_clip's, joining q, k and v of each layer into one matrix.
 
     around: (old, new) parts of the names outside the layers.
     """

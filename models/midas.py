@@ -1,7 +1,7 @@
 """MiDaS DPT-Hybrid (Ranftl et al. 2021, arXiv:2103.13413): the depth estimator inside 512-depth-ema.
 
-A ResNet whose last map is read by a vision transformer, both timm's; maps of four scales are fused from coarse to
-fine. Attribute paths are the checkpoint's keys after `depth_model.model.`; sizes come from a `DepthSpec`.
+A vision transformer on top of a ResNet, both timm's; feature maps at four scales are fused from coarse to fine.
+Attribute paths are the checkpoint's keys after `depth_model.model.`; sizes come from a `DepthSpec`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn.functional import interpolate
 
 from .specs import DepthSpec
 
-MULTIPLE = 32  # pixels of a picture's side per pixel of the coarsest map
+MULTIPLE = 32  # image pixels per pixel of the coarsest map, each way
 
 
 class DPTHybrid(nn.Module):
-    """A picture to its depth."""
+    """Estimate the depth of an image."""
 
     def __init__(self, spec: DepthSpec) -> None:
         super().__init__()
@@ -36,18 +36,18 @@ class DPTHybrid(nn.Module):
         depth: Tensor = self.scratch(self.pretrained(x))
         return depth
 
-    def estimate(self, picture: Tensor) -> Tensor:
-        """picture: [B, 3, H, W] in -1..1, of any size -> inverse depth [B, h, w] at the size of `network_size`."""
-        height, width = picture.shape[-2:]
+    def estimate(self, image: Tensor) -> Tensor:
+        """image: [B, 3, H, W] in -1..1, of any size -> inverse depth [B, h, w] at the size of `network_size`."""
+        height, width = image.shape[-2:]
         size = network_size(height, width, self.spec.side)
-        # not antialiased, as in the authors' code, whose bicubic kernel is the same
-        return cast(Tensor, self(interpolate(picture, size=size, mode="bicubic")))
+        # not antialiased, and with the same bicubic kernel as the authors' code
+        return cast(Tensor, self(interpolate(image, size=size, mode="bicubic")))
 
 
 def network_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size (h, w) at which a picture is shown to the network: its aspect kept but for rounding to multiples of 32.
+    """Return the size (h, w) at which the network runs: the aspect ratio is kept, rounded to multiples of 32.
 
-    Of the two scales that bring one side to `side`, the one nearer to 1 is taken (the authors' "minimal" resizing).
+    Of the two scales that bring one side to `side`, the one closer to 1 is used (the authors' "minimal" resizing).
     """
     scale = min(side / height, side / width, key=lambda scale: abs(1 - scale))
     height, width = (max(round(scale * length / MULTIPLE), 1) * MULTIPLE for length in (height, width))
@@ -55,11 +55,11 @@ def network_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 class Encoder(nn.Module):
-    """A picture to maps at 1/4, 1/8, 1/16 and 1/32 of its size: two from the ResNet, two from the transformer."""
+    """Map images to features at 1/4, 1/8, 1/16 and 1/32 of its size: two by the ResNet, two by the transformer."""
 
     def __init__(self, spec: DepthSpec) -> None:
         super().__init__()
-        self.taps = (3 * spec.layers // 4 - 1, spec.layers - 1)  # the transformer layers that are read
+        self.taps = (3 * spec.layers // 4 - 1, spec.layers - 1)  # the transformer layers whose outputs are used
         backbone = ResNetV2(
             layers=list(spec.depths),
             channels=spec.channels,
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             embed_dim=spec.width,
             depth=spec.layers,
             num_heads=spec.heads,
-            num_classes=spec.classes,  # the classifier and the norm before it take no part; the files hold them
+            num_classes=spec.classes,  # the classifier and the norm before it are unused, but in the files
             embed_layer=partial(HybridEmbed, backbone=backbone),
         )
         self.act_postprocess3 = _reassemble(spec.width)
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         return maps
 
     def _positions(self, grid: torch.Size) -> Tensor:
-        """The learnt position embedding [1, 1 + side^2, width], its map stretched to another grid (h, w)."""
+        """Resize the learned position embedding [1, 1 + side^2, width] to another grid (h, w)."""
         positions = cast(Tensor, self.model.pos_embed)
         first, square = positions[:, :1], positions[:, 1:]
         side = self.model.patch_embed.grid_size
@@ -116,12 +116,12 @@ class Encoder(nn.Module):
 
 
 def _reassemble(width: int) -> nn.Sequential:
-    # the identities stand for the authors' reshaping: they keep the checkpoint's numbering
+    # the identities replace the authors' reshaping layers and keep the checkpoint's numbering
     return nn.Sequential(Readout(width), nn.Identity(), nn.Identity(), nn.Conv2d(width, width, 1))
 
 
 class Readout(nn.Module):
-    """Tell every token what the class token knows."""
+    """Merge the class token into every other token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Readout(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps of four scales to one depth map."""
+    """Fuse feature maps at four scales into one depth map."""
 
     def __init__(self, spec: DepthSpec) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Fusion(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(features, features, 1)
-        self.resConfUnit1 = ResidualUnit(features)  # of the finer map; the coarsest fusion holds one without use
+        self.resConfUnit1 = ResidualUnit(features)  # for the finer map; unused in the coarsest fusion
         self.resConfUnit2 = ResidualUnit(features)
 
     def forward(self, h: Tensor, finer: Tensor | None = None) -> Tensor:
@@ -183,7 +183,7 @@ class Fusion(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two convolutions around which the input goes."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ def squared_cosine_betas(steps: int) -> Tensor:
 
 
 def noise_tables(betas: Tensor) -> dict[str, Tensor]:
-    """What the authors' files hold of a noise schedule, by its name there: float32 [steps] each."""
+    """Compute the noise tables in the authors' files, by their names there: float32 [steps] each."""
     alphas_cumprod = (1 - betas).cumprod(0)
     tables = {
         "betas": betas,
@@ -47,15 +47,15 @@ def noise_tables(betas: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Mean and deviation of the image embeddings that a model was trained with, float32 [dim] each."""
+    """Mean and standard deviation of a model's training image embeddings, float32 [dim] each."""
 
     mean: Tensor
     std: Tensor
-    source: str  # in words
+    source: str  # for the report
 
 
 class NoiseAugmentation(nn.Module):
-    """Noises image embeddings to a level of 0..999 and says by how much, both in the embedding's own width."""
+    """Add noise of level 0..999 to image embeddings and append an embedding of the level of the same width."""
 
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
@@ -66,20 +66,20 @@ class NoiseAugmentation(nn.Module):
         super().__init__()
         for name, table in noise_tables(squared_cosine_betas(LEVELS)).items():
             self.register_buffer(name, table)
-        # noise is added where the embeddings have mean 0 and deviation 1; the official files do not say by what
+        # noise is added to embeddings scaled to mean 0 and deviation 1; the official files lack these statistics
         mean, std = (torch.zeros(dim), torch.ones(dim)) if statistics is None else (statistics.mean, statistics.std)
         self.register_buffer("data_mean", mean, persistent=False)
         self.register_buffer("data_std", std, persistent=False)
 
     @property
     def dim(self) -> int:
-        """Of the embeddings."""
+        """The width of the embeddings."""
         return len(self.data_mean)
 
     def forward(self, embeddings: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
         """embeddings and unit normal noise [B, dim], levels int64 [B] in 0..999 -> class conditions [B, 2 * dim].
 
-        q(z_t | z_0) in units of the data, then the sinusoidal embedding of t.
+        The first half is a sample of q(z_t | z_0) in the units of the data, the second the sinusoidal embedding of t.
         """
         x = (embeddings - self.data_mean) / self.data_std
         x = self.sqrt_alphas_cumprod[levels, None] * x + self.sqrt_one_minus_alphas_cumprod[levels, None] * noise
@@ -87,7 +87,7 @@ class NoiseAugmentation(nn.Module):
 
 
 def read_statistics(folder: Path, dim: int) -> Statistics | None:
-    """From the file beside a checkpoint: a pickled pair, as the authors' is, or tensors `mean` and `std`."""
+    """Read the statistics file next to a checkpoint: the authors' pickled pair, or tensors `mean` and `std`."""
     path = next((folder / name for name in STATISTICS_FILES if (folder / name).is_file()), None)
     if path is None:
         return None
@@ -97,14 +97,14 @@ def read_statistics(folder: Path, dim: int) -> Statistics | None:
             mean, std = tensors["mean"], tensors["std"]
         else:
             mean, std = torch.load(path, map_location="cpu", weights_only=True)
-        statistics = Statistics(mean.float().flatten(), std.float().flatten(), f"{path.name} beside the file")
+        statistics = Statistics(mean.float().flatten(), std.float().flatten(), f"{path.name} in the same folder")
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(
-            f"{path.name} does not hold the mean and the deviation of image embeddings; download it again"
+            f"{path.name} does not contain the mean and standard deviation of image embeddings; download it again"
         ) from error
     if not len(statistics.mean) == len(statistics.std) == dim:
         raise ValueError(
-            f"{path.name} is about embeddings of {len(statistics.mean)} numbers, but the checkpoint beside it reads "
-            f"{dim}; move it away or replace it"
+            f"{path.name} is for {len(statistics.mean)}-dim image embeddings, but the checkpoint in the same folder "
+            f"expects {dim}; move or replace it"
         )
     return statistics

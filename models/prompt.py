@@ -1,6 +1,6 @@
-"""Prompts to text embeddings, by ComfyUI's rules: weights, 77-token chunks, interpolation from the empty prompt.
+"""Encode prompts by ComfyUI's rules: weights, 77-token chunks, interpolation from the empty prompt.
 
-`(word:1.3)` sets a weight, `(word)` multiplies it by 1.1, groups nest, and `\\(` `\\)` are ordinary parentheses.
+`(word:1.3)` sets a weight, `(word)` multiplies it by 1.1, groups nest, and `\\(` `\\)` are literal parentheses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from .clip_text import CONTEXT_LENGTH, TextTower
 
 START, END = 49406, 49407
-_SPLITTABLE = 8  # tokens: a shorter group moves to the next chunk whole rather than being cut
+_SPLITTABLE = 8  # tokens: a shorter group moves to the next chunk instead of being split
 _HIDE = {"\\(": "\ufdd0", "\\)": "\ufdd1"}  # escaped parentheses, as Unicode noncharacters while parsing
 
 
@@ -32,7 +32,7 @@ class Chunk:
 
 
 def parse_weights(text: str) -> list[tuple[str, float]]:
-    """Cut a prompt into pieces of one weight each; parentheses without a partner stay text."""
+    """Split a prompt into pieces of one weight each; unmatched parentheses stay text."""
     for escaped, hidden in _HIDE.items():
         text = text.replace(escaped, hidden)
     pieces: list[tuple[str, float]] = []
@@ -68,7 +68,7 @@ def _is_group(text: str) -> bool:
 
 
 def _open(group: str, weight: float) -> tuple[str, float]:
-    """`(word:1.3)` -> word, 1.3 (replacing the outer weight); `(word)` -> word, 1.1 times the outer weight."""
+    """Parse a group: `(word:1.3)` -> word, 1.3 (replacing the outer weight); `(word)` -> word, 1.1 * outer weight."""
     inner = group[1:-1]
     word, _, number = inner.rpartition(":")
     try:
@@ -80,18 +80,18 @@ def _open(group: str, weight: float) -> tuple[str, float]:
 
 @lru_cache(maxsize=1)
 def tokenizer() -> SimpleTokenizer:
-    """CLIP's byte-pair encoding with the text normalisation of Hugging Face's CLIPTokenizer, which ComfyUI uses."""
+    """Return CLIP's byte-pair encoding with the text normalization of Hugging Face's CLIPTokenizer, as in ComfyUI."""
     encoding = SimpleTokenizer()
-    encoding.clean_fn = _normalise
+    encoding.clean_fn = _normalize
     return encoding
 
 
-def _normalise(text: str) -> str:
+def _normalize(text: str) -> str:
     return "".join(map(str.lower, " ".join(unicodedata.normalize("NFC", text).split())))
 
 
 def tokenize(text: str, pad_token: int) -> list[Chunk]:
-    """A prompt of any length as chunks of 77: start token, at most 75 tokens, end token, padding."""
+    """Split a prompt of any length into chunks of 77: start token, at most 75 tokens, end token, padding."""
     chunks: list[list[tuple[int, float]]] = [[]]
     room = CONTEXT_LENGTH - 2
     for piece, weight in parse_weights(text):
@@ -113,7 +113,7 @@ def _finish(body: list[tuple[int, float]], pad_token: int) -> Chunk:
 
 
 def encode(tower: TextTower, chunks: list[Chunk]) -> Tensor:
-    """Chunks -> float32 [1, 77 * chunks, D]; each weight w moves a token's vector to empty + w * (vector - empty)."""
+    """Encode chunks: float32 [1, 77 * chunks, D]; weight w moves a token's vector to empty + w * (vector - empty)."""
     device = next(tower.parameters()).device
     weights = torch.tensor([chunk.weights for chunk in chunks], device=device).unsqueeze(-1)  # [chunks, 77, 1]
     weighted = bool((weights != 1).any())

@@ -1,7 +1,7 @@
-"""What each model of the family is: one frozen table, read by the checkpoint loader and by every node.
+"""The models of the family: one frozen table that the checkpoint loader and every node use.
 
-Sizes here are those of the official files. A checkpoint's own tensor shapes replace them when it is loaded
-(`models.detection`), so a narrow model of the same kind needs no entry of its own.
+The sizes are those of the official files. A checkpoint's tensor shapes replace them when it is loaded
+(`models.detection`), so a narrower model of the same kind needs no entry.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 Prediction = Literal["epsilon", "v_prediction"]
 Condition = Literal["none", "inpaint", "depth", "unclip", "upscale"]
-"""What a model takes beside the prompt: a mask and the masked image, a depth map, image embeddings, a small image."""
+"""What a model takes besides the prompt: a mask and the masked image, a depth map, image embeddings, a small image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,13 @@ class UNetSpec:
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
     attention: tuple[bool, ...] = (True, True, True, False)  # a transformer after each residual block of the level
-    self_attention: tuple[bool, ...] = (True, True, True, True)  # False: both attentions of the level read the context
+    self_attention: tuple[bool, ...] = (True, True, True, True)  # False: both attention layers use the context
     context_dim: int = 1024
     linear_projection: bool = True  # transformer projections: linear (2.x) or 1x1 convolutions (1.x)
-    heads: int | None = None  # a fixed number of heads (1.x and x4), else
-    head_channels: int = 64  # a fixed width of each head (2.x)
-    vector_dim: int | None = None  # class conditioning by a vector (unCLIP)
-    num_classes: int | None = None  # class conditioning by a label (x4: the noise level)
+    heads: int | None = None  # the number of heads (1.x and x4); if None,
+    head_channels: int = 64  # the width of each head (2.x)
+    vector_dim: int | None = None  # width of the class vector (unCLIP)
+    num_classes: int | None = None  # number of class labels (x4: noise levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class TextSpec:
     layers: int = 24
     heads: int = 16
     pad_token: int = 0
-    penultimate: bool = True  # stop one layer early, then the final norm (2.x); else use every layer (1.x)
+    penultimate: bool = True  # skip the last layer before the final norm (2.x), not in 1.x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class DepthSpec:
     width: int = 768
     layers: int = 12
     heads: int = 12
-    grid: int = 24  # tokens along one side of the square that the position embedding was learned on
+    grid: int = 24  # tokens along one side of the square that the position embedding was trained on
     features: int = 256  # channels of the maps that are fused
-    classes: int = 1000  # of a classifier that is not used; the files hold it
+    classes: int = 1000  # of an unused classifier in the files
 
     @property
     def side(self) -> int:
@@ -96,12 +96,13 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One kind of checkpoint: what is inside, what it predicts, and on which noise schedule."""
+    """One kind of checkpoint: its parts, its prediction and its noise schedule."""
 
     kind: str
-    file: str  # the official file, for messages and notes
-    task: str  # what it does, in words
+    file: str  # the official file, for messages
+    task: str  # what it does, for messages
     condition: Condition = "none"
+    size: int = 512  # pixels along one side of the images it was trained on
     unet: UNetSpec = UNetSpec()
     autoencoder: AutoencoderSpec = AutoencoderSpec()
     text: TextSpec = TextSpec()
@@ -129,7 +130,12 @@ _UNET_X4 = UNetSpec(
 _V2 = ModelSpec(kind="v2-base", file="512-base-ema.safetensors", task="text-to-image")
 _V1 = replace(_V2, kind="v1", file="v1-5-pruned-emaonly.safetensors", unet=_UNET_V1, text=_CLIP_L)
 _UNCLIP = replace(
-    _V2, task="image variations (unCLIP)", condition="unclip", prediction="v_prediction", max_noise_level=1000
+    _V2,
+    task="image variations (unCLIP)",
+    condition="unclip",
+    size=768,
+    prediction="v_prediction",
+    max_noise_level=1000,
 )
 
 SPECS: dict[str, ModelSpec] = {
@@ -145,7 +151,7 @@ SPECS: dict[str, ModelSpec] = {
             unet=replace(_UNET_V1, in_channels=9),
         ),
         _V2,
-        replace(_V2, kind="v2-v", file="768-v-ema.safetensors", prediction="v_prediction"),
+        replace(_V2, kind="v2-v", file="768-v-ema.safetensors", size=768, prediction="v_prediction"),
         replace(
             _V2,
             kind="v2-inpaint",

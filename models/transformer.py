@@ -1,4 +1,4 @@
-"""The transformer between the UNet's residual blocks: self-attention, attention to the context, feed-forward."""
+"""The transformer between the UNet's residual blocks: self-attention, cross-attention, feed-forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .hooks import Hooks
 
 
 class GEGLU(nn.Module):
-    """Linear layer gated by a GELU of a second one (https://arxiv.org/abs/2002.05202)."""
+    """Linear layer gated by the GELU of a second one (https://arxiv.org/abs/2002.05202)."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers, four times wider in the middle."""
+    """Two layers with a hidden width of 4 * dim."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
             GEGLU(dim, 4 * dim),
-            nn.Identity(),  # the authors' dropout: keeps the checkpoint's numbering
+            nn.Identity(),  # the authors' dropout; keeps the checkpoint's numbering
             nn.Linear(4 * dim, dim),
         )
 
@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Pre-norm transformer block. Without `self_attention` both attentions read the context."""
+    """Pre-norm transformer block. Without `self_attention`, both attention layers attend to the context."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, self_attention: bool) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from .transformer import SpatialTransformer
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """Cosines, then sines of the timesteps [B] at dim / 2 frequencies from 1 down to 1 / 10000: float32 [B, dim]."""
+    """Return cosines, then sines of the timesteps [B] at dim / 2 frequencies from 1 to 1 / 10000: float32 [B, dim]."""
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * exponents)
@@ -37,7 +37,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out_channels),
             nn.SiLU(),
-            nn.Identity(),  # the authors' dropout: keeps the checkpoint's numbering
+            nn.Identity(),  # the authors' dropout; keeps the checkpoint's numbering
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         same = in_channels == out_channels
@@ -75,10 +75,10 @@ class Upsample(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """The layers between two skip connections, in order."""
+    """The layers between two skip connections."""
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor, hooks: Hooks, size: torch.Size) -> Tensor:
-        """x: [B, C, h, w]; `size` is the height and width an upsampling layer enlarges to."""
+        """x: [B, C, h, w]; size: the height and width of an upsampling layer's output."""
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -92,7 +92,7 @@ class Block(nn.ModuleList):
 
 
 class UNet(nn.Module):
-    """The denoiser of every model of the family; attribute paths are the checkpoint's keys."""
+    """The UNet of every model of the family; attribute paths are the checkpoint's keys."""
 
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return next(self.parameters()).dtype
 
     def forward(
@@ -157,12 +157,12 @@ class UNet(nn.Module):
         """Predict the noise or the velocity.
 
         x: [B, in_channels, h, w]; timesteps: [B] in 0..999, fractions allowed; context: [B, T, context_dim];
-        y: [B, vector_dim] or labels [B], where the model is class-conditional. `control` and `transformer_options`
-        are ComfyUI's, which may also send conditions that only other models know. Returns [B, out_channels, h, w].
+        y: [B, vector_dim] or labels [B], if the model is class-conditional. `control` and `transformer_options` are
+        ComfyUI's, which may also pass conditions for other models. Returns [B, out_channels, h, w].
         """
         if (y is None) != (self.label_emb is None):
-            takes = "takes no" if self.label_emb is None else "needs"
-            raise ValueError(f"this UNet {takes} class conditioning (y); use the conditioning nodes of its own kind")
+            takes = "does not take" if self.label_emb is None else "needs"
+            raise ValueError(f"this UNet {takes} class conditioning (y); use the conditioning nodes for its kind")
         hooks = Hooks(x, control, transformer_options)
         emb = self.time_embed(timestep_embedding(timesteps, self.spec.model_channels).to(x.dtype))
         emb = hooks.patch_embedding(emb, self.spec.model_channels)
@@ -204,7 +204,7 @@ def _class_embedding(spec: UNetSpec, emb_dim: int) -> nn.Module | None:
 
 
 def _transformer(spec: UNetSpec, level: int) -> list[nn.Module]:
-    """The transformer after a residual block of the level, where it has one."""
+    """Return the transformer after each residual block of the level, if it has one."""
     if not spec.attention[level]:
         return []
     channels = spec.channel_mult[level] * spec.model_channels
@@ -214,7 +214,7 @@ def _transformer(spec: UNetSpec, level: int) -> list[nn.Module]:
 def _spatial_transformer(spec: UNetSpec, channels: int, *, self_attention: bool) -> SpatialTransformer:
     heads = spec.heads or channels // spec.head_channels
     if heads < 1 or channels % heads:
-        raise ValueError(f"{channels} channels cannot be shared out over {heads} attention heads; change the sizes")
+        raise ValueError(f"{channels} channels cannot be split into {heads} attention heads; change the sizes")
     return SpatialTransformer(
         channels,
         spec.context_dim,

@@ -1,4 +1,4 @@
-"""Read a weights file: .safetensors, or a pickle under an allow-list. Tensors are memory-mapped, not copied."""
+"""Read a weights file: .safetensors, or a pickle restricted to an allowlist. Tensors are memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-INDEX = "model_index.json"  # what a folder that diffusers saved has, and no other
-REST = "sd2_family.rest"  # metadata: the name of the file beside it that holds the parts that this one does not
+INDEX = "model_index.json"  # identifies a folder in diffusers format
+REST = "sd2_family.rest"  # metadata: the file in the same folder that has the parts this one lacks
 
 
 class _ModelCheckpoint:
-    """Stands for the PyTorch Lightning class whose name training checkpoints mention."""
+    """Stand-in for the PyTorch Lightning class that training checkpoints reference."""
 
 
-_SCALAR = np.float64(0).__reduce__()[0]  # numpy's own constructor of scalars, whose module name differs by version
+_SCALAR = np.float64(0).__reduce__()[0]  # numpy's scalar constructor, whose module depends on the version
 _ALLOWED: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
@@ -34,7 +34,7 @@ _ALLOWED: list[Any] = [
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file's tensors by key, and its metadata (safetensors only)."""
+    """The tensors of a file by key, and its metadata (safetensors only)."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -42,18 +42,18 @@ class WeightsFile:
 
 
 def read(path: str | Path) -> WeightsFile:
-    """Read a file without running anything in it; its tensors stay on disk until used.
+    """Read a file without executing code in it; its tensors stay on disk until used.
 
-    A file may leave parts (tensors by the first word of their keys) to another that lies beside it: see `REST`.
+    Parts that a file lacks (by the first word of their keys) may come from another file in its folder: see `REST`.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path.name} is not there; choose a .safetensors or .ckpt file that exists")
+        raise ValueError(f"{path.name} does not exist; choose another .safetensors or .ckpt file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name} is empty; download it again")
     tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     if not tensors:
-        raise ValueError(f"{path.name} holds no tensors; choose a checkpoint")
+        raise ValueError(f"{path.name} contains no tensors; choose a checkpoint")
     if REST in metadata:
         tensors = _completed(tensors, path, metadata[REST])
     return WeightsFile(path.name, tensors, metadata)
@@ -65,21 +65,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path.name} was not downloaded whole or is no safetensors file ({error}); download it again"
+            f"{path.name} is incomplete or not a safetensors file ({error}); download it again"
         ) from error
 
 
 def _completed(tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
-    beside = path.parent / Path(name).name
-    if not beside.is_file():
-        raise ValueError(f"{path.name} leaves some of its parts to {name}, which is not beside it; put it there too")
+    other = path.parent / Path(name).name
+    if not other.is_file():
+        raise ValueError(f"{path.name} needs {name} for some of its parts; put it in the same folder")
     own = {part(key) for key in tensors}
-    rest, _ = _read_safetensors(beside)
+    rest, _ = _read_safetensors(other)
     return tensors | {key: tensor for key, tensor in rest.items() if part(key) not in own}
 
 
 def part(key: str) -> str:
-    """The part of a checkpoint that a key belongs to: model, first_stage_model, cond_stage_model, ..."""
+    """Return the part of a checkpoint that a key belongs to: model, first_stage_model, cond_stage_model, ..."""
     return key.partition(".")[0]
 
 
@@ -91,13 +91,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise ValueError(
-                f"{path.name} wants to run {refused[1]} while it is unpickled, which weights never need; "
-                "use a .safetensors file"
+                f"{path.name} would run {refused[1]} while loading, which weights never need; use a .safetensors file"
             ) from error
-        raise ValueError(f"{path.name} is no checkpoint that can be read safely; use a .safetensors file") from error
+        raise ValueError(f"{path.name} cannot be read safely; use a .safetensors file") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{path.name} was not downloaded whole or is no checkpoint; download it again") from error
+        raise ValueError(f"{path.name} is incomplete or not a checkpoint; download it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(f"{path.name} holds a {type(content).__name__}, not weights by name; choose a checkpoint")
+        raise ValueError(f"{path.name} contains a {type(content).__name__}, not named weights; choose a checkpoint")
     return {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}

@@ -1,4 +1,4 @@
-"""The nodes, by their ids in saved workflows."""
+"""The node classes and their display names, by node id."""
 
 from .conditioning import SD2CLIPTextEncode
 from .depth_to_image import SD2DepthConditioning, SD2DepthEstimate

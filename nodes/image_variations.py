@@ -1,4 +1,4 @@
-"""Nodes that let pictures guide an unCLIP model."""
+"""Nodes that condition an unCLIP model on images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def _noise(default: int, tooltip: str) -> tuple[str, dict[str, Any]]:
 
 
 class SD2UnCLIPConditioning:
-    """One more picture in a conditioning."""
+    """Add an image to the conditioning."""
 
     CATEGORY = "SD2/conditioning"
     DESCRIPTION = (
-        "Let a picture guide an unCLIP model, beside the prompt or instead of it. Chain several of these nodes to mix "
-        "pictures by their weights, sum(weight * vector) / sum(weight), as the reference does."
+        "Guide an unCLIP model with an image, with or without a prompt. Chain several of these nodes to mix images by "
+        "weight: sum(weight * vector) / sum(weight), as in the reference code."
     )
     SEARCH_ALIASES = ("unclip", "image variation", "image prompt", "mix images", "clip vision conditioning")
     RETURN_TYPES = ("CONDITIONING",)
     RETURN_NAMES = ("conditioning",)
     OUTPUT_TOOLTIPS = (
-        "The conditioning with the picture in it, for the sampler's positive or another of these nodes.",
+        "The conditioning with the image, for the sampler's positive input or the next SD2 unCLIP Conditioning.",
     )
     FUNCTION = "add_image"
 
@@ -38,10 +38,10 @@ class SD2UnCLIPConditioning:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "conditioning": ("CONDITIONING", {"tooltip": "The prompt, which may be empty, or the node before."}),
+                "conditioning": ("CONDITIONING", {"tooltip": "The encoded prompt, or the previous node of a chain."}),
                 "clip_vision_output": (
                     "CLIP_VISION_OUTPUT",
-                    {"tooltip": "The picture, from CLIP Vision Encode with the checkpoint's own clip_vision."},
+                    {"tooltip": "The image, encoded by CLIP Vision Encode with the checkpoint's clip_vision."},
                 ),
                 "weight": (
                     "FLOAT",
@@ -50,12 +50,12 @@ class SD2UnCLIPConditioning:
                         "min": -10.0,
                         "max": 10.0,
                         "step": 0.01,
-                        "tooltip": "The picture's share in a mix; below 0 leads away from it, 0 leaves it out. For a "
-                        "single picture the size makes no difference.",
+                        "tooltip": "Share of this image in the mix; negative values steer away from it, 0 leaves it "
+                        "out. A single image looks the same at any weight.",
                     },
                 ),
                 "noise_level": _noise(
-                    0, "Noise on the picture's embedding: the more, the freer the variations. 1000 counts as 999."
+                    0, "Noise to add to the image embedding; more gives freer variations. 1000 counts as 999."
                 ),
                 "seed": (
                     "INT",
@@ -64,13 +64,13 @@ class SD2UnCLIPConditioning:
                         "min": 0,
                         "max": 0xFFFFFFFFFFFFFFFF,
                         "control_after_generate": True,
-                        "tooltip": "Which noise; it matters little at a low noise_level.",
+                        "tooltip": "Random seed of the noise; it matters little at a low noise_level.",
                     },
                 ),
             },
             "optional": {
                 "mix_noise_level": _noise(
-                    MIX_LEVEL, "Noise on the mix of several pictures; the last node of a chain decides."
+                    MIX_LEVEL, "Noise to add to a mix of several images. The last node of a chain sets it."
                 ),
             },
         }
@@ -98,12 +98,12 @@ class SD2UnCLIPConditioning:
 
 
 class SD2LoadImageEmbedding:
-    """A CLIP image embedding that something else has made."""
+    """Load CLIP image embeddings from a file."""
 
     CATEGORY = "SD2/conditioning"
     DESCRIPTION = (
-        "Read image embeddings from a .safetensors file, for instance what a prior made of a prompt, in place of CLIP "
-        "Vision Encode. The file holds one tensor, [width] or [number, width], or one that is called image_embeds."
+        "Load CLIP image embeddings, such as the output of a prior, from a .safetensors file. The file needs a single "
+        "tensor, [width] or [number, width], or one named image_embeds."
     )
     SEARCH_ALIASES = ("prior", "karlo", "image embeds", "clip vision output", "unclip")
     RETURN_TYPES = ("CLIP_VISION_OUTPUT",)
@@ -136,12 +136,12 @@ class SD2LoadImageEmbedding:
         try:
             tensors = load_file(_input_file(file))
         except SafetensorError as error:
-            raise ValueError(f"{file} is no safetensors file ({error}); save the embeddings again") from error
+            raise ValueError(f"{file} is not a safetensors file ({error}); save the embeddings again") from error
         found = tensors.get("image_embeds", next(iter(tensors.values())) if len(tensors) == 1 else None)
         if found is None or found.ndim not in (1, 2) or not found.isfinite().all():
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
             raise ValueError(
-                f"{file} holds {shapes or 'nothing'}; save one finite tensor [number, width] as image_embeds"
+                f"{file} contains {shapes or 'no tensors'}; save one finite tensor [number, width] as image_embeds"
             )
         return (ImageEmbedding(found.float().reshape(-1, found.shape[-1])),)
 

@@ -1,4 +1,4 @@
-"""Nodes around a mask: prepare it, encode what it covers, lay the result back."""
+"""Nodes for inpainting: prepare a mask, encode the masked image, composite the result."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 
 class SD2MaskPreprocess:
-    """A mask from any source, ready to sample and to stitch with."""
+    """Prepare a mask for sampling and compositing."""
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Clean a mask and change its size. mask says where to repaint; blend_mask has the same area and, with blur, a "
-        "soft edge outside it for laying the result back."
+        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask adds a soft edge outside it for "
+        "compositing the result."
     )
     SEARCH_ALIASES = ("grow mask", "blur mask", "feather mask", "expand mask", "invert mask", "threshold mask")
     RETURN_TYPES = ("MASK", "MASK")
     RETURN_NAMES = ("mask", "blend_mask")
     OUTPUT_TOOLTIPS = (
-        "Where to repaint, for SD2 VAE Encode (for Inpainting).",
-        "The same with a soft edge, for SD2 Composite. Where it is 0 the original stays untouched.",
+        "The area to repaint, for SD2 VAE Encode (for Inpainting).",
+        "The same area with a soft edge, for SD2 Composite. Where it is 0, the original is kept.",
     )
     FUNCTION = "process"
 
@@ -32,7 +32,7 @@ class SD2MaskPreprocess:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "mask": ("MASK", {"tooltip": "The mask, 1 where to repaint; any size and number."}),
+                "mask": ("MASK", {"tooltip": "The mask, 1 where to repaint, of any size and batch size."}),
                 "threshold": (
                     "FLOAT",
                     {
@@ -40,7 +40,7 @@ class SD2MaskPreprocess:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "What reaches this value is repainted, all else is kept. 0 keeps the mask soft.",
+                        "tooltip": "Repaint where the mask reaches this value; keep the rest. 0 keeps the mask soft.",
                     },
                 ),
                 "grow": (
@@ -49,7 +49,7 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": -512,
                         "max": 512,
-                        "tooltip": "Widen the mask by so many pixels on every side; below 0 makes it smaller.",
+                        "tooltip": "Grow the mask by this many pixels; negative values shrink it.",
                     },
                 ),
                 "blur": (
@@ -58,23 +58,23 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge of blend_mask, outside the mask. "
-                        "The mask for sampling is not blurred.",
+                        "tooltip": "Width in pixels of the soft edge that blend_mask adds outside the mask. The mask "
+                        "for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Also repaint what the mask encloses, so that an outline is enough.",
+                        "tooltip": "Repaint enclosed areas as well, so that an outline is enough.",
                     },
                 ),
                 "invert": (
                     "BOOLEAN",
-                    {"default": False, "tooltip": "Swap what is repainted and what is kept, before all else."},
+                    {"default": False, "tooltip": "Swap the repainted and the kept area before all other steps."},
                 ),
             },
-            "optional": {"image": ("IMAGE", {"tooltip": "If given, the masks get the size of this picture."})},
+            "optional": {"image": ("IMAGE", {"tooltip": "Resize the masks to the size of this image."})},
         }
 
     def process(
@@ -87,31 +87,27 @@ class SD2MaskPreprocess:
         invert: bool = False,
         image: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        invert = invert and not masks.is_placeholder(mask)  # no mask is not the same as a mask of nothing
-        mask = masks.snap(masks.normalise(mask, None if image is None else (image.shape[1], image.shape[2])))
-        mask = masks.threshold(1 - mask if invert else mask, threshold)
-        if fill_holes:
-            mask = masks.fill_holes(mask)
-        mask = masks.grow(mask, grow)
-        return mask, masks.feather(mask, blur)
+        size = None if image is None else (image.shape[1], image.shape[2])
+        return masks.preprocess(
+            mask, size, level=threshold, grow_px=grow, blur_px=blur, fill=fill_holes, invert=invert
+        )
 
 
 class SD2VAEEncodeForInpaint:
-    """A picture and its mask as the conditioning and the latent of an inpainting run."""
+    """Encode an image and its mask for an inpainting model."""
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Prepare a picture for an inpainting checkpoint: the mask and the masked picture go into the conditioning, "
-        "the picture itself into the latent. Any size: what is no multiple of 8 is padded, and SD2 VAE Decode cuts it "
-        "back."
+        "Prepare an image for an inpainting checkpoint: the mask and the masked image go into the conditioning, the "
+        "image goes into the latent. Sizes that are not multiples of 8 are padded, and SD2 VAE Decode crops them back."
     )
     SEARCH_ALIASES = ("inpaint", "inpaint model conditioning", "vae encode inpaint", "masked content")
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     OUTPUT_TOOLTIPS = (
-        "The positive conditioning, with the mask and the masked picture.",
-        "The negative conditioning, with the mask and the masked picture.",
-        "The picture with its masked area filled, as a latent.",
+        "The positive conditioning with the mask and the masked image.",
+        "The negative conditioning with the mask and the masked image.",
+        "The encoded image with its masked area filled.",
     )
     FUNCTION = "encode"
 
@@ -121,23 +117,23 @@ class SD2VAEEncodeForInpaint:
             "required": {
                 "positive": ("CONDITIONING", {"tooltip": "The encoded prompt."}),
                 "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
-                "vae": ("VAE", {"tooltip": "The autoencoder, of the same checkpoint as the model."}),
-                "image": ("IMAGE", {"tooltip": "The picture to repaint a part of."}),
-                "mask": ("MASK", {"tooltip": "1 where to repaint; any size and number."}),
+                "vae": ("VAE", {"tooltip": "The autoencoder, from the same checkpoint as the model."}),
+                "image": ("IMAGE", {"tooltip": "The image to inpaint."}),
+                "mask": ("MASK", {"tooltip": "The mask, 1 where to repaint, of any size and batch size."}),
                 "fill": (
                     list(images.FILLS),
                     {
                         "default": "original",
-                        "tooltip": "What the masked area holds when sampling starts. It matters only with a denoise "
-                        "below 1: original changes what is there, grey and noise forget it, surroundings removes it.",
+                        "tooltip": "Initial content of the masked area, used only if denoise is below 1. original "
+                        "edits what is there, grey and noise discard it, surroundings removes it.",
                     },
                 ),
                 "keep_unmasked": (
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "Hold the rest of the latent fixed while sampling. Off, as in the authors' own "
-                        "script, the model redraws it too, and SD2 Composite puts the original back.",
+                        "tooltip": "Keep the rest of the latent fixed while sampling. If off, as in the authors' "
+                        "script, the model redraws it too; SD2 Composite restores the original.",
                     },
                 ),
             }
@@ -156,47 +152,43 @@ class SD2VAEEncodeForInpaint:
         options, latent = inpaint.encode(vae, image, mask, fill, keep_unmasked)
         if not options["concat_mask"].any():
             logging.getLogger("sd2_family").warning(
-                "the mask never reaches 0.5 (its highest value is %.2f), so the image stays unchanged; draw a mask, "
-                "or raise a faint one with SD2 Mask Preprocess",
+                "the mask never reaches 0.5 (its maximum is %.2f), so nothing is repainted; draw a mask, or lower the "
+                "threshold of SD2 Mask Preprocess",
                 float(mask.max()),
             )
         return with_options(positive, options), with_options(negative, options), latent
 
 
 class SD2Composite:
-    """The repainted area over the original picture."""
+    """Composite the repainted area over the original image."""
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Lay the generated picture over the original through the mask. Where the mask is 0, the result is the "
-        "original to the last bit."
+        "Composite the generated image over the original through the mask. Where the mask is 0, the original pixels "
+        "are kept exactly."
     )
     SEARCH_ALIASES = ("paste back", "stitch", "image composite masked", "blend images")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The original picture with the masked area repainted.",)
+    OUTPUT_TOOLTIPS = ("The original image with the masked area repainted.",)
     FUNCTION = "composite"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "original": ("IMAGE", {"tooltip": "The picture before inpainting."}),
-                "generated": ("IMAGE", {"tooltip": "The decoded picture; resized if its size differs."}),
-                "mask": ("MASK", {"tooltip": "1 where the generated picture shows; in between, both are mixed."}),
+                "original": ("IMAGE", {"tooltip": "The image before inpainting."}),
+                "generated": ("IMAGE", {"tooltip": "The decoded image, resized if its size differs."}),
+                "mask": ("MASK", {"tooltip": "The blend mask: 1 shows the generated image, 0 the original."}),
                 "color_match": (
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "Correct the generated picture's colours by comparing both where the mask is 0.",
+                        "tooltip": "Match the generated image's colors to the original, measured where the mask is 0.",
                     },
                 ),
             }
         }
 
     def composite(self, original: Tensor, generated: Tensor, mask: Tensor, color_match: bool = True) -> tuple[Tensor]:
-        original = images.normalise(original)
-        size = (original.shape[1], original.shape[2])
-        generated = images.fit(images.normalise(generated), size)
-        mask = masks.normalise(mask, size)
         return (blend.composite(original, generated, mask, color_match=color_match),)

@@ -1,4 +1,4 @@
-"""Nodes that read model files."""
+"""Nodes that load model files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfl
 
 
 class SD2CheckpointLoader:
-    """One checkpoint, a file or a folder, as the objects it holds."""
+    """Load a checkpoint, a file or a folder."""
 
     CATEGORY = "SD2/loaders"
     DESCRIPTION = (
         "Load a checkpoint of the Stable Diffusion 2 family (or 1.x): text-to-image, inpainting, depth, unCLIP or x4. "
-        "Which one it is, is read from the file; the report says what was found and why."
+        "The kind is detected from the file; the report explains how."
     )
     SEARCH_ALIASES = ("load model", "stable diffusion 2", "sd2 checkpoint", "inpainting model")
     RETURN_TYPES = ("MODEL", "CLIP", "VAE", "CLIP_VISION", "SD2_DEPTH_MODEL", "STRING")
     RETURN_NAMES = ("model", "clip", "vae", "clip_vision", "depth_model", "report")
     OUTPUT_TOOLTIPS = (
-        "The denoiser, for SD2 KSampler or any other sampler.",
+        "The diffusion model, for SD2 KSampler or any other sampler.",
         "The text encoder, for SD2 CLIP Text Encode.",
-        "The autoencoder between pictures and latents.",
-        "The image encoder of an unCLIP checkpoint, for CLIP Vision Encode; the other kinds have none.",
-        "The depth estimator of the depth checkpoint; nothing for the other kinds.",
-        "The kind of the checkpoint, what its model predicts and which rule said so.",
+        "The autoencoder that converts between images and latents.",
+        "The image encoder of an unCLIP checkpoint, for CLIP Vision Encode. Other kinds have none.",
+        "The depth estimator of the depth checkpoint. Other kinds have none.",
+        "The kind of the checkpoint, its prediction type and how both were determined.",
     )
     FUNCTION = "load"
 
@@ -40,21 +40,21 @@ class SD2CheckpointLoader:
             "required": {
                 "ckpt_name": (
                     backend.list_models("checkpoints"),
-                    {"tooltip": "A file in the checkpoints folder, or a folder in diffusers."},
+                    {"tooltip": "A file in the checkpoints folder, or a folder in the diffusers folder."},
                 ),
                 "prediction": (
                     ["auto", "epsilon", "v_prediction"],
                     {
                         "default": "auto",
-                        "tooltip": "What the model was trained to predict. auto asks the file and, where that is "
-                        "silent, guesses; the report names the rule. Set it if pictures come out as noise or grey.",
+                        "tooltip": "What the model predicts. auto detects it from the file or guesses, as the report "
+                        "explains. Set it if images come out as noise or gray.",
                     },
                 ),
                 "dtype": (
                     list(DTYPES),
                     {
                         "default": "auto",
-                        "tooltip": "Number format to compute in. auto: float32 on a CPU, else the file's own.",
+                        "tooltip": "Data type for computing. auto is float32 on a CPU, otherwise the file's type.",
                     },
                 ),
             }

@@ -1,4 +1,4 @@
-"""Nodes that bring pictures of their own."""
+"""Nodes with bundled images."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ MASK_SUFFIX = "_mask"
 
 
 class SD2SampleImage:
-    """A bundled picture with its mask, so that a template runs before anything is in the input folder."""
+    """Load a bundled image and its mask, so that templates run without input files."""
 
     CATEGORY = "SD2/image"
-    DESCRIPTION = "A picture and a mask that come with this pack, to try a workflow with. Load Image takes its place."
+    DESCRIPTION = (
+        "Load an image and a mask that come with this pack, to try a workflow. Use Load Image for your own images."
+    )
     SEARCH_ALIASES = ("example image", "demo image", "test image")
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
-    OUTPUT_TOOLTIPS = ("The picture.", "The part of it to repaint.")
+    OUTPUT_TOOLTIPS = ("The image.", "The area to repaint.")
     FUNCTION = "load"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        pictures = [path for path in SAMPLES.glob("*.png") if not path.stem.endswith(MASK_SUFFIX)]
-        names = sorted(path.name for path in pictures)
-        return {"required": {"name": (names, {"tooltip": "Which of the bundled pictures."})}}
+        names = sorted(path.name for path in SAMPLES.glob("*.png") if not path.stem.endswith(MASK_SUFFIX))
+        return {"required": {"name": (names, {"tooltip": "The bundled image to load."})}}
 
     def load(self, name: str) -> tuple[Tensor, Tensor]:
         path = inside(SAMPLES, name)
@@ -42,6 +43,6 @@ class SD2SampleImage:
 
 
 def _read(path: Path, mode: str) -> Tensor:
-    """[H, W, 3] for RGB, [H, W] for L; 0..1."""
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert(mode), np.float32) / 255)
+    """Read an image as [H, W, 3] for RGB or [H, W] for L, in 0..1."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert(mode), np.float32) / 255)

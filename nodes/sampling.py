@@ -9,10 +9,9 @@ from torch import Tensor
 from ..backends import DiffusionModel, backend
 from ..backends.pairing import Prompt, check_decoders
 from ..backends.sampler_object import SamplerObject
-from ..pipeline.images import fit_batch
-from ..pipeline.masks import to_latent
+from ..pipeline.sample import sample_latent
 from ..pipeline.types import Conditioning, Latent, Sampling
-from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, starting_noise, truncate
+from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, truncate
 
 STEPS = (
     "INT",
@@ -20,13 +19,13 @@ STEPS = (
         "default": 20,
         "min": 1,
         "max": 1000,
-        "tooltip": "How many steps to take. ldm and ddim_uniform take a few more where it does not divide 1000.",
+        "tooltip": "Number of sampling steps. ldm and ddim_uniform take a few more if it does not divide 1000.",
     },
 )
-SAMPLER_NAME = (list(SAMPLERS), {"default": "ddim", "tooltip": "The method that solves for the picture."})
+SAMPLER_NAME = (list(SAMPLERS), {"default": "ddim", "tooltip": "The sampling method."})
 SCHEDULER = (
     list(SCHEDULERS),
-    {"default": "ldm", "tooltip": "How the noise levels are spaced. ldm is the reference's spacing."},
+    {"default": "ldm", "tooltip": "How to space the noise levels. ldm is the reference code's spacing."},
 )
 DENOISE = (
     "FLOAT",
@@ -35,7 +34,7 @@ DENOISE = (
         "min": 0.0,
         "max": 1.0,
         "step": 0.01,
-        "tooltip": "How much of the latent to replace. 1 starts from pure noise, whatever it holds.",
+        "tooltip": "How much of the latent to replace. 1 starts from pure noise and ignores its content.",
     },
 )
 ETA = (
@@ -45,19 +44,19 @@ ETA = (
         "min": 0.0,
         "max": 1.0,
         "step": 0.01,
-        "tooltip": "Fresh noise at each step of ddim; the other samplers ignore it. 0 adds none, 1 is what the "
-        "reference's inpainting script uses.",
+        "tooltip": "Noise that ddim adds at each step; other samplers ignore it. 0 adds none, and the reference's "
+        "inpainting script uses 1.",
     },
 )
 
 
 class SD2KSampler:
-    """Noise to latent, with the reference's own samplers."""
+    """Sample a latent."""
 
     CATEGORY = "SD2/sampling"
     DESCRIPTION = (
-        "Sample a latent. ddim and plms with the ldm scheduler are the samplers of Stability's reference code; the "
-        "other names mean what they mean in KSampler."
+        "Sample a latent. With the ldm scheduler, ddim and plms match Stability's reference code; the other names "
+        "mean the same as in KSampler."
     )
     SEARCH_ALIASES = ("ksampler", "sample", "denoise", "ddim", "plms", "generate")
     RETURN_TYPES = ("LATENT",)
@@ -77,7 +76,7 @@ class SD2KSampler:
                         "min": 0,
                         "max": 0xFFFFFFFFFFFFFFFF,
                         "control_after_generate": True,
-                        "tooltip": "Which random numbers to start from; the same seed gives the same picture.",
+                        "tooltip": "Random seed; the same seed gives the same image.",
                     },
                 ),
                 "steps": STEPS,
@@ -88,15 +87,18 @@ class SD2KSampler:
                         "min": 0.0,
                         "max": 100.0,
                         "step": 0.1,
-                        "tooltip": "How strongly to follow the prompt. 1 ignores the negative prompt and is twice as "
-                        "fast.",
+                        "tooltip": "How strongly to follow the prompt. 1 ignores the negative prompt and runs twice "
+                        "as fast.",
                     },
                 ),
                 "sampler_name": SAMPLER_NAME,
                 "scheduler": SCHEDULER,
-                "positive": ("CONDITIONING", {"tooltip": "What the picture should show."}),
-                "negative": ("CONDITIONING", {"tooltip": "What the picture should not show."}),
-                "latent_image": ("LATENT", {"tooltip": "The latent to start from; it also sets size and number."}),
+                "positive": ("CONDITIONING", {"tooltip": "What the image should show."}),
+                "negative": ("CONDITIONING", {"tooltip": "What the image should not show."}),
+                "latent_image": (
+                    "LATENT",
+                    {"tooltip": "The latent to start from. It sets the image size and the batch size."},
+                ),
                 "denoise": DENOISE,
             },
             "optional": {
@@ -108,7 +110,7 @@ class SD2KSampler:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "Take back the contrast that a high cfg adds; 0.7 suits v models, 0 is off.",
+                        "tooltip": "Reduce the contrast that a high cfg adds. 0.7 suits v models; 0 is off.",
                     },
                 ),
             },
@@ -133,10 +135,6 @@ class SD2KSampler:
         unique_id: str | None = None,
     ) -> tuple[Latent]:
         check_decoders(prompt, unique_id, model)
-        latent = _checked(latent_image["samples"])
-        mask = _latent_mask(latent_image.get("noise_mask"), latent)
-        if mask is not None and not mask.any():  # nothing to repaint
-            return (latent_image,)
         sampling = Sampling(
             seed=seed,
             steps=steps,
@@ -147,28 +145,21 @@ class SD2KSampler:
             eta=eta,
             cfg_rescale=cfg_rescale,
         )
-        noise = starting_noise(latent, seed, latent_image.get("batch_index"))
-        samples = backend.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
-        if samples.isnan().any():
-            raise ValueError(
-                f"{sampler_name} gave NaN after {steps} steps; load the checkpoint with dtype bfloat16 or float32 "
-                "(float16 overflows in the attention of 2.x)"
-            )
-        return ({**latent_image, "samples": samples},)
+        return (sample_latent(backend.sample, model, sampling, positive, negative, latent_image),)
 
 
 class SD2Sampler:
-    """One of our solvers for the custom sampling nodes."""
+    """Select a sampler for the custom sampling nodes."""
 
     CATEGORY = "SD2/sampling"
     DESCRIPTION = (
-        "A sampler for Sampler Custom and Sampler Custom Advanced. With the ldm spacing of SD2 Scheduler, ddim and "
-        "plms are the samplers of Stability's reference code."
+        "Select a sampler for SamplerCustom and SamplerCustomAdvanced. With the ldm spacing of SD2 Scheduler, ddim "
+        "and plms match Stability's reference code."
     )
     SEARCH_ALIASES = ("ksampler select", "custom sampler", "ddim", "plms")
     RETURN_TYPES = ("SAMPLER",)
     RETURN_NAMES = ("sampler",)
-    OUTPUT_TOOLTIPS = ("The sampler, for Sampler Custom.",)
+    OUTPUT_TOOLTIPS = ("The sampler, for SamplerCustom.",)
     FUNCTION = "select"
 
     @classmethod
@@ -180,35 +171,20 @@ class SD2Sampler:
 
 
 class SD2Scheduler:
-    """The noise levels of a run for the custom sampling nodes."""
+    """Compute the noise levels for the custom sampling nodes."""
 
     CATEGORY = "SD2/sampling"
-    DESCRIPTION = "The noise levels of a run, for Sampler Custom and Sampler Custom Advanced."
+    DESCRIPTION = "Compute the noise levels of a run, for SamplerCustom and SamplerCustomAdvanced."
     SEARCH_ALIASES = ("basic scheduler", "sigmas", "ldm", "timesteps")
     RETURN_TYPES = ("SIGMAS",)
     RETURN_NAMES = ("sigmas",)
-    OUTPUT_TOOLTIPS = ("The noise levels from the first to the last, for Sampler Custom.",)
+    OUTPUT_TOOLTIPS = ("The noise levels, highest first, for SamplerCustom.",)
     FUNCTION = "space"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        model = ("MODEL", {"tooltip": "The model to sample with; its own noise schedule is cut into steps."})
+        model = ("MODEL", {"tooltip": "The model to sample with; its noise schedule sets the levels."})
         return {"required": {"model": model, "scheduler": SCHEDULER, "steps": STEPS, "denoise": DENOISE}}
 
     def space(self, model: DiffusionModel, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
         return (truncate(SCHEDULERS[scheduler], backend.schedule(model), steps, denoise).float(),)
-
-
-def _checked(latent: Tensor) -> Tensor:
-    if latent.ndim != 4 or latent.shape[1] != 4:
-        raise ValueError(f"the latent is {list(latent.shape)}; these models take [batch, 4, height, width]")
-    if latent.isnan().any():
-        raise ValueError("the latent holds NaN before sampling; encode the picture again with dtype float32")
-    return latent.float().cpu()
-
-
-def _latent_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
-    """A noise_mask of any shape as [B, 1, h, w]."""
-    if mask is None:
-        return None
-    return fit_batch(to_latent(mask, *latent.shape[-2:]), len(latent)).cpu()

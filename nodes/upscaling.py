@@ -1,31 +1,30 @@
-"""Nodes around the x4 upscaler."""
+"""Nodes for the x4 upscaler."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..pipeline import blend, images, upscale
+from ..pipeline import blend, upscale
 from ..pipeline.types import Conditioning, Latent, with_options
 
 
 class SD2UpscaleConditioning:
-    """A picture as what the x4 upscaler enlarges."""
+    """Condition the x4 upscaler on an image."""
 
     CATEGORY = "SD2/upscale"
     DESCRIPTION = (
-        "Prepare a picture for the x4 upscaler: it goes into the conditioning with a little noise, and the latent "
-        "gets its size. Any size; large pictures are sampled in overlapping tiles."
+        "Prepare an image of any size for the x4 upscaler: the noised image goes into the conditioning, the latent "
+        "gets its size. Large images are sampled in overlapping tiles."
     )
     SEARCH_ALIASES = ("upscale", "x4 upscaler", "super resolution", "enlarge", "4x upscale conditioning")
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     OUTPUT_TOOLTIPS = (
-        "The positive conditioning, with the picture.",
-        "The negative conditioning, with the picture.",
-        "An empty latent of the picture's size, which is decoded to 4 times that.",
+        "The positive conditioning with the image.",
+        "The negative conditioning with the image.",
+        "An empty latent of the image's size, which decodes to 4 times that.",
     )
     FUNCTION = "condition"
 
@@ -33,17 +32,17 @@ class SD2UpscaleConditioning:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt: what the picture shows."}),
+                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt, describing the image."}),
                 "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
-                "image": ("IMAGE", {"tooltip": "The picture to enlarge 4 times, of any size."}),
+                "image": ("IMAGE", {"tooltip": "The image to upscale 4 times, of any size."}),
                 "noise_level": (
                     "INT",
                     {
                         "default": 20,
                         "min": 0,
                         "max": upscale.MAX_LEVEL,
-                        "tooltip": "Noise on the picture, which the model is told of. More lets it invent more "
-                        "detail, and hides what compression has left.",
+                        "tooltip": "Noise to add to the image. More noise hides compression artifacts and lets the "
+                        "model invent more detail.",
                     },
                 ),
                 "seed": (
@@ -53,8 +52,8 @@ class SD2UpscaleConditioning:
                         "min": 0,
                         "max": 0xFFFFFFFFFFFFFFFF,
                         "control_after_generate": True,
-                        "tooltip": "Which random numbers that noise is made of. Choose another than the sampler's, "
-                        "which would draw the same ones.",
+                        "tooltip": "Random seed of the noise. Use a different seed than the sampler's, or both draw "
+                        "the same noise.",
                     },
                 ),
             }
@@ -63,39 +62,35 @@ class SD2UpscaleConditioning:
     def condition(
         self, positive: Conditioning, negative: Conditioning, image: Tensor, noise_level: int = 20, seed: int = 1
     ) -> tuple[Conditioning, Conditioning, Latent]:
-        image = images.normalise(image)
-        options = upscale.options(image, noise_level, seed)
-        samples = torch.zeros(len(image), 4, *image.shape[1:3])
-        latent: Latent = {"samples": samples, "sd2_factor": upscale.FACTOR}
+        options, latent = upscale.encode(image, noise_level, seed)
         return with_options(positive, options), with_options(negative, options), latent
 
 
 class SD2ColorMatch:
-    """A picture with the mean colour of another."""
+    """Match the mean color of an image to a reference."""
 
     CATEGORY = "SD2/image"
     DESCRIPTION = (
-        "Give a picture the mean colour of a reference, channel by channel: an upscaled picture keeps the colours of "
-        "the one that it was made from."
+        "Match the mean color of an image to a reference, channel by channel, so that an upscaled image keeps the "
+        "colors of its source."
     )
     SEARCH_ALIASES = ("color match", "colour match", "color fix", "color correction", "color transfer")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The picture in the reference's mean colour.",)
+    OUTPUT_TOOLTIPS = ("The image with the reference's mean color.",)
     FUNCTION = "match"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "image": ("IMAGE", {"tooltip": "The picture to correct."}),
-                "reference": ("IMAGE", {"tooltip": "The picture whose mean colour to take; of any size."}),
-                "enabled": ("BOOLEAN", {"default": True, "tooltip": "Off: the picture passes unchanged."}),
+                "image": ("IMAGE", {"tooltip": "The image to correct."}),
+                "reference": ("IMAGE", {"tooltip": "The image whose mean color to match, of any size."}),
+                "enabled": ("BOOLEAN", {"default": True, "tooltip": "If off, the image passes through unchanged."}),
             }
         }
 
     def match(self, image: Tensor, reference: Tensor, enabled: bool = True) -> tuple[Tensor]:
         if not enabled:
             return (image,)
-        image, reference = images.normalise(image), images.normalise(reference)
-        return (blend.match_mean(image, images.fit_batch(reference, len(image))),)
+        return (blend.match_mean(image, reference),)

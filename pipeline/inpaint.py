@@ -1,4 +1,4 @@
-"""Inpainting conditioning: the mask and the masked image beside the noisy latent (arXiv:2112.10752, appendix)."""
+"""Inpainting conditioning: the mask and the masked image next to the noisy latent (arXiv:2112.10752, appendix)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.specs import SPECS, ModelSpec
-from .images import FILLS, fill_gray, fit_batch, normalise, pad
-from .masks import normalise as normalise_mask
+from .images import FILLS, fill_gray, fit_batch, normalize, pad
+from .masks import normalize as normalize_mask
 from .masks import snap, to_latent
 from .types import Autoencoder, Latent, Options
 
@@ -25,11 +25,11 @@ def encode(
     """Conditioning options and latent for repainting image [B, H, W, 3] where mask (any shape) is at least 0.5.
 
     fill: a name of `FILLS`, what the masked area of the latent holds. keep_unmasked: hold the rest fixed while
-    sampling. Sizes that are no multiple of the VAE's factor are padded; `sd2_size` in the latent undoes it.
+    sampling. Sizes that are not multiples of the VAE's factor are padded; `sd2_size` in the latent undoes it.
     """
-    image = normalise(image)
+    image = normalize(image)
     size = (image.shape[1], image.shape[2])
-    mask = snap(normalise_mask(mask, size))
+    mask = snap(normalize_mask(mask, size))
     count = max(len(image), len(mask)) if len(image) == 1 else len(image)  # one image may take many masks
     factor = vae.spacial_compression_encode()
     image, mask = (pad(fit_batch(x, count), factor) for x in (image, mask))

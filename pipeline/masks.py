@@ -12,7 +12,7 @@ NEARLY = 0.98  # white of a JPEG mask
 PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image without alpha
 
 
-def normalise(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+def normalize(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
     mask = mask.float().nan_to_num().clamp(0, 1)
     if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
@@ -30,6 +30,28 @@ def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
     if height >= size[0] and width >= size[1]:
         return F.adaptive_max_pool2d(mask, size)  # an average would wash thin strokes out
     return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
+
+
+def preprocess(
+    mask: Tensor,
+    size: tuple[int, int] | None = None,
+    *,
+    level: float = 0.5,
+    grow_px: int = 0,
+    blur_px: int = 0,
+    fill: bool = False,
+    invert: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Clean a mask of any kind: where to repaint, and the same with a soft edge outside it, each [B, H, W].
+
+    size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
+    the mask encloses. invert: swap inside and outside first.
+    """
+    invert = invert and not is_placeholder(mask)  # no mask is not the same as a mask of nothing
+    mask = snap(normalize(mask, size))
+    mask = threshold(1 - mask if invert else mask, level)
+    mask = grow(fill_holes(mask) if fill else mask, grow_px)
+    return mask, feather(mask, blur_px)
 
 
 def is_placeholder(mask: Tensor) -> bool:
@@ -98,4 +120,4 @@ def fill_holes(mask: Tensor) -> Tensor:
 
 def to_latent(mask: Tensor, height: int, width: int) -> Tensor:
     """Mask of any shape -> [B, 1, height, width]: the maximum of each block, so that thin strokes survive."""
-    return F.adaptive_max_pool2d(normalise(mask), (height, width))[:, None]
+    return F.adaptive_max_pool2d(normalize(mask), (height, width))[:, None]

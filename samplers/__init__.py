@@ -1,4 +1,4 @@
-"""Samplers in sigma space: schedule, parameterization, guidance and solver are separate, joined by two tables.
+"""Samplers in sigma space, built from independent schedules, parameterizations, guidance and solvers.
 
 A run is `run(SAMPLERS[name], denoiser(model, schedule, prediction), SCHEDULERS[name](schedule, steps), noise=...)`.
 """

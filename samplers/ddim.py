@@ -1,4 +1,4 @@
-"""DDIM."""
+"""DDIM, denoising diffusion implicit models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sample_ddim(
 ) -> Tensor:
     """DDIM: Song et al., arXiv:2010.02502 eq. 12; with the `ldm` spacing, the reference DDIMSampler.
 
-    x_t / sqrt(a) turns sqrt(a') x0 + sqrt(1 - a' - s^2) eps + s z into x0 + sigma_down eps + sigma_up z,
-    which is an ancestral Euler step.
+    In x = x_t / sqrt(a), the step sqrt(a') x0 + sqrt(1 - a' - s^2) eps + s z is x0 + sigma_down eps + sigma_up z,
+    an ancestral Euler step.
     """
     return sample_euler_ancestral(denoise, x, sigmas, noise=noise, callback=callback, eta=eta)

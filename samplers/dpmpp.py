@@ -42,7 +42,7 @@ def sample_dpmpp_2m_sde(
         h = math.log(sigma / sigma_next)
         target = denoised
         if previous is not None:
-            # D = x0 + (x0 - x0_previous) h / (2 h_previous): x0 extrapolated to the middle of the step
+            # D = x0 + (x0 - x0_previous) h / (2 h_previous), x0 extrapolated to the middle of the step
             target = denoised + (h / (2 * previous[1])) * (denoised - previous[0])
         x = _step(x, target, h, eta)
         if eta > 0:
@@ -78,7 +78,7 @@ def sample_dpmpp_sde(
             x_mid = x_mid + first * (_noise_level(sigma_mid, h / 2, eta) * s_noise)
         x = _step(x, denoise(x_mid, sigma_mid), h, eta)
         if eta > 0:
-            # One Brownian path serves both noises: that of the whole step is that of its first half, carried on, plus
+            # Both noises come from one Brownian path: the whole step continues the noise of its first half with
             # an independent increment for the second half, n = rho n_first + sqrt(1 - rho^2) z with
             # rho^2 = e^(-eta h) (1 - e^(-eta h)) / (1 - e^(-2 eta h)) = 1 / (1 + e^(eta h)).
             rho_squared = 1 / (1 + math.exp(eta * h))
@@ -88,10 +88,10 @@ def sample_dpmpp_sde(
 
 
 def _step(x: Tensor, x0: Tensor, h: float, eta: float) -> Tensor:
-    """The SDE solved over h with x0 held fixed, without its noise: e^(-(1 + eta) h) x + (1 - e^(-(1 + eta) h)) x0."""
+    """Solve the SDE over h for fixed x0, without noise: e^(-(1 + eta) h) x + (1 - e^(-(1 + eta) h)) x0."""
     return x0 + math.exp(-(1 + eta) * h) * (x - x0)
 
 
 def _noise_level(sigma_next: float, h: float, eta: float) -> float:
-    """Standard deviation of the noise gathered over h: sigma_next sqrt(1 - e^(-2 eta h))."""
+    """Return the standard deviation of the noise added over h: sigma_next sqrt(1 - e^(-2 eta h))."""
     return sigma_next * math.sqrt(-math.expm1(-2 * eta * h))

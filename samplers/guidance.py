@@ -8,14 +8,14 @@ from .parameterization import Prediction, from_x0, to_x0
 
 
 def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, arXiv:2207.12598; the same in x0, eps and v, since each is linear in the others."""
+    """Apply classifier-free guidance, arXiv:2207.12598; the same in x0, eps and v, which are linearly related."""
     return cond if scale == 1 else uncond + scale * (cond - uncond)
 
 
 def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
-    """Give network outputs [B,C,h,w] back the spread that guidance took from them, arXiv:2305.08891 section 3.4.
+    """Rescale guided network outputs [B,C,h,w] toward the deviation of `cond`, arXiv:2305.08891 section 3.4.
 
-    phi 0 leaves `guided` as it is, 1 gives it the standard deviation of `cond`; the paper uses 0.7.
+    phi 0 returns `guided` unchanged, 1 gives it the standard deviation of `cond`; the paper uses 0.7.
     """
     axes = tuple(range(1, cond.ndim))
     spread = guided.std(axes, keepdim=True)
@@ -27,9 +27,9 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
 def guide(
     cond: Tensor, uncond: Tensor, *, x: Tensor, sigma: float, scale: float, phi: float, prediction: Prediction
 ) -> Tensor:
-    """Guided x0 [B,C,h,w] from the conditional and unconditional x0 at x; phi is the strength of `rescale`.
+    """Combine the conditional and unconditional x0 at x into a guided x0 [B,C,h,w]; phi is the strength of `rescale`.
 
-    The rescaling acts on what the network predicts (v or eps), as in the paper; it would mean something else on x0.
+    As in the paper, the rescaling acts on what the network predicts (v or eps); on x0 it would have another effect.
     """
     guided = cfg(cond, uncond, scale)
     if phi == 0:

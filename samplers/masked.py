@@ -1,4 +1,4 @@
-"""Sampling inside a mask: everything outside it is held at a given latent."""
+"""Sampling inside a mask, with the latent outside it kept fixed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MaskAt = Callable[[Tensor, float], Tensor]
 
 
 def same_mask(mask: Tensor, sigma: float) -> Tensor:
-    """The mask as it is, at every noise level."""
+    """Return the mask unchanged at every noise level."""
     return mask
 
 
 def keep_unmasked(
     denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor, mask_at: MaskAt = same_mask
 ) -> Denoise:
-    """Hold everything outside mask [B,1,h,w] at `latent`, noised with the same noise to each sigma."""
+    """Keep x outside mask [B,1,h,w] at `latent`, noised to each sigma with the same noise."""
 
     def masked(x: Tensor, sigma: float) -> Tensor:
         now = mask_at(mask, sigma)
@@ -32,5 +32,5 @@ def keep_unmasked(
 
 
 def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
-    """Restore `latent` where the mask is 0 after a run, whatever noise the sampler left there."""
+    """Restore `latent` where the mask is 0, which removes any noise that the sampler left there."""
     return torch.where(mask > 0, x, latent)

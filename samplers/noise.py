@@ -1,4 +1,4 @@
-"""Random numbers of a sampling run, drawn on the CPU so that a seed gives the same image on every device."""
+"""Random noise of a sampling run, drawn on the CPU so that a seed gives the same image on every device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def starting_noise(latent: Tensor, seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
-    """Unit normal noise like latent [B, C, h, w], ComfyUI's rule.
+    """Draw unit normal noise for latent [B, C, h, w], by ComfyUI's rule.
 
-    batch_index: which image of a batch each item is; image i gets the i-th draw whatever else is in the batch.
+    batch_index: the index of each item in its original batch; item i gets the i-th draw, whatever the batch contains.
     """
     generator = torch.Generator().manual_seed(seed)
     if batch_index is None:
@@ -21,7 +21,7 @@ def starting_noise(latent: Tensor, seed: int, batch_index: Sequence[int] | None 
 
 
 def step_noise(latent: Tensor, seed: int) -> Callable[[], Tensor]:
-    """Fresh unit normal noise like `latent` at each call: the draws that follow the starting noise of this seed."""
+    """Return a function that draws noise like `latent`, continuing after the starting noise of this seed."""
     generator = torch.Generator().manual_seed(seed)
     torch.randn(latent.shape, generator=generator)
     return lambda: torch.randn(latent.shape, generator=generator).to(latent)

@@ -1,4 +1,4 @@
-"""From what a network predicts (noise or velocity) to a denoised sample, in sigma space.
+"""Convert a network's prediction (noise or velocity) to a denoised sample, in sigma space.
 
 Solvers see x = x0 + sigma * noise; the network sees x_t = sqrt(a) x0 + sqrt(1 - a) noise = x / sqrt(1 + sigma^2).
 """
@@ -20,7 +20,7 @@ Prediction = Literal["epsilon", "v_prediction"]
 def denoiser(model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, prediction: Prediction) -> Denoise:
     """Wrap model(x_t [B,C,h,w], t [B] float32) -> output [B,C,h,w] as denoise(x, sigma) -> x0.
 
-    t is the nearest whole timestep, the only ones the network was trained on (and ComfyUI's rule).
+    t is rounded to the nearest integer timestep, as in training and in ComfyUI.
     """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -31,7 +31,7 @@ def denoiser(model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule,
 
 
 def to_x0(output: Tensor, x: Tensor, sigma: float, prediction: Prediction) -> Tensor:
-    """The denoised sample that a network output at x stands for."""
+    """Convert a network output at x to a denoised sample."""
     if prediction == "epsilon":
         # eps = (x - x0) / sigma
         return x - sigma * output
@@ -40,20 +40,20 @@ def to_x0(output: Tensor, x: Tensor, sigma: float, prediction: Prediction) -> Te
 
 
 def from_x0(x0: Tensor, x: Tensor, sigma: float, prediction: Prediction) -> Tensor:
-    """The network output that stands for a denoised sample, the inverse of `to_x0`; sigma must not be 0."""
+    """Convert a denoised sample to a network output, the inverse of `to_x0`; sigma must not be 0."""
     if prediction == "epsilon":
         return (x - x0) / sigma
     return (x / (1 + sigma**2) - x0) * (math.hypot(1, sigma) / sigma)
 
 
 def initial_sample(noise: Tensor, sigma: float, latent: Tensor | None = None) -> Tensor:
-    """x at the first sigma, from unit noise: the latent noised to that level, or pure noise where there is none.
+    """Return x at the first sigma: the latent noised to that level, or pure noise if there is no latent.
 
-    The reference starts from x_t = noise whatever a is; that is x = sqrt(1 + sigma^2) noise here.
+    The reference starts from x_t = noise for any a; that is x = sqrt(1 + sigma^2) noise here.
     """
     return noise * math.hypot(1, sigma) if latent is None else latent + sigma * noise
 
 
 def final_sample(x: Tensor, sigma: float) -> Tensor:
-    """The sample after the last sigma: x itself where that is 0, else x_t as the reference returns it."""
+    """Return the sample after the last sigma: x itself if sigma is 0, else x_t, as in the reference."""
     return x / math.hypot(1, sigma)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .solver import Callback, Denoise, NoiseSampler, Step, intervals
 
-# Adams-Bashforth weights of eps on equal steps, newest first, by the number of eps known
+# Adams-Bashforth weights for equal steps, newest eps first, by the number of known eps
 WEIGHTS = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -21,7 +21,7 @@ def sample_plms(
 ) -> Tensor:
     """PLMS: Liu et al., arXiv:2202.09778; with the `ldm` spacing, the reference PLMSSampler.
 
-    The first step calls the model twice (pseudo improved Euler), the later ones reuse up to three earlier eps.
+    The first step calls the model twice (pseudo improved Euler); later steps reuse up to three earlier eps.
     """
     steps = intervals(sigmas)
     history: list[Tensor] = []  # eps, newest first

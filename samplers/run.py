@@ -1,4 +1,4 @@
-"""The run loop: from noise to a sample, for every caller."""
+"""The sampling run, from noise to a sample, for every caller."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def run(
 ) -> Tensor:
     """Sample over sigmas [steps + 1] from noise [B,C,h,w]; returns the scaled latent [B,C,h,w].
 
-    latent: what the run starts from unless it is `whole`, and what is kept outside `mask` [B,1,h,w].
-    start: x at the first sigma, where it is not `initial_sample`.
-    leave_noise: return x at the last sigma for another sampler to continue. options: the sampler's own.
+    latent: the start of the run unless it is `whole`, and the content kept outside `mask` [B,1,h,w].
+    start: x at the first sigma, in place of `initial_sample`.
+    leave_noise: return x at the last sigma for another sampler to continue. options: passed to the sampler.
     """
     if start is None:
         start = initial_sample(noise, float(sigmas[0]), None if whole else latent)
@@ -49,5 +49,5 @@ def run(
 
 
 def sampler_options(sampler_name: str, eta: float) -> dict[str, float]:
-    """The options that a user sets: DDIM's eta, 0 in the reference's text-to-image and 1 in its inpainting script."""
+    """Return the sampler's options: eta for ddim, which the reference sets to 1 for inpainting and to 0 otherwise."""
     return {"eta": eta} if sampler_name == "ddim" else {}

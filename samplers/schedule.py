@@ -1,4 +1,4 @@
-"""Noise levels: the training schedule of a model and the spacings that cut it into sampling steps.
+"""Noise levels: the training schedule of a model, and the spacings that divide it into sampling steps.
 
 Notation: a = alphas_cumprod, sigma = sqrt((1 - a) / a), t = training timestep 0..999 (t = 0 is the least noise).
 """
@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# alphas_cumprod at the last timestep under zero terminal SNR: exactly 0 would make sigma infinite (ComfyUI's value)
+# alphas_cumprod at the last timestep under zero terminal SNR; exactly 0 would make sigma infinite (ComfyUI's value)
 ZERO_SNR_ALPHA = 4.8973451890853435e-08
 
 
@@ -31,12 +31,12 @@ class NoiseSchedule:
 
     @cached_property
     def betas(self) -> Tensor:
-        """[steps] float64, ascending; before they are rescaled for zero terminal SNR."""
+        """The betas before rescaling for zero terminal SNR: [steps] float64, ascending."""
         return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """[steps] float64, descending."""
+        """The cumulative products of 1 - beta: [steps] float64, descending."""
         alphas_cumprod = torch.cumprod(1 - self.betas, dim=0)
         if not self.zero_terminal_snr:
             return alphas_cumprod
@@ -48,12 +48,12 @@ class NoiseSchedule:
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """[steps] float64, ascending."""
+        """The noise levels of the timesteps: [steps] float64, ascending."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     @cached_property
     def log_sigmas(self) -> Tensor:
-        """[steps] float64, ascending."""
+        """The logarithms of `sigmas`: [steps] float64, ascending."""
         return self.sigmas.log()
 
     @property
@@ -65,13 +65,13 @@ class NoiseSchedule:
         return float(self.sigmas[-1])
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        """Noise level of timestep t, float64 on the CPU; fractions interpolate log sigma, t is clamped to 0..999."""
+        """Return the noise level of timestep t, float64 on the CPU; fractions interpolate log sigma, t is clamped."""
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu").clamp(0, self.steps - 1)
         low = t.floor().long()
         return self.log_sigmas[low].lerp(self.log_sigmas[t.ceil().long()], t - low).exp()
 
     def timestep(self, sigma: Tensor | float) -> Tensor:
-        """Fractional timestep of a noise level, the inverse of `sigma`: float64 on the CPU, 0..999."""
+        """Return the fractional timestep of a noise level, the inverse of `sigma`: float64 on the CPU, 0..999."""
         log_sigma = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").log()
         log_sigma = log_sigma.clamp(self.log_sigmas[0], self.log_sigmas[-1])
         high = torch.searchsorted(self.log_sigmas, log_sigma).clamp(min=1)
@@ -83,13 +83,13 @@ Scheduler = Callable[[NoiseSchedule, int], Tensor]
 
 
 def ldm(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """The spacing of the reference DDIMSampler and PLMSSampler; ends at sigma_min, not at 0.
+    """The spacing of the reference DDIMSampler and PLMSSampler, which ends at sigma_min instead of 0.
 
-    t = range(0, 1000, 1000 // steps) + 1, so a step count that does not divide 1000 gives more steps than asked for
-    (30 gives 31). A last t of 1000 (3, 9, 27, 37... steps), where the reference stops with an IndexError, is 999 here.
+    t = range(0, 1000, 1000 // steps) + 1, so a step count that does not divide 1000 gives extra steps (30 gives 31).
+    If the last t is 1000 (3, 9, 27, 37... steps), the reference raises an IndexError; here it becomes 999.
     """
     stride = max(schedule.steps // _positive(steps), 1)
-    # a set, because a stride of 1 meets 999 twice
+    # a set, because a stride of 1 gives 999 twice
     timesteps = sorted({min(t + 1, schedule.steps - 1) for t in range(0, schedule.steps, stride)}, reverse=True)
     return schedule.sigmas[[*timesteps, 0]]
 
@@ -119,22 +119,22 @@ def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 
 def simple(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Every (1000 / steps)-th sigma counted from the noisy end, rounded to whole timesteps, then 0."""
+    """Every (1000 / steps)-th sigma from the highest, rounded to integer timesteps, then 0."""
     stride = schedule.steps / _positive(steps)
     return _append_zero(schedule.sigmas[[schedule.steps - 1 - int(i * stride) for i in range(steps)]])
 
 
 def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Timesteps 1, 1 + 1000 // steps, ..., then 0; may give more steps than asked for, like `ldm`."""
+    """Timesteps 1, 1 + 1000 // steps, ..., then 0; may give extra steps, like `ldm`."""
     stride = max(schedule.steps // _positive(steps), 1)
     return _append_zero(schedule.sigmas[1::stride].flip(0))
 
 
 def truncate(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, denoise: float) -> Tensor:
-    """The sigmas of a run that repaints only part of the way: denoise 1 is the whole schedule, 0 an empty one.
+    """Return the sigmas of a partial run: denoise 1 gives the whole schedule, 0 an empty one.
 
-    `ldm` follows the reference img2img: the last int(denoise * steps) steps of the schedule of `steps`, so fewer run.
-    The others follow ComfyUI: the last `steps` steps of a schedule of int(steps / denoise), so `steps` run.
+    `ldm` follows the reference img2img: the last int(denoise * steps) steps of a schedule of `steps`.
+    The others follow ComfyUI: the last `steps` steps of a schedule of int(steps / denoise).
     """
     if denoise > 0.9999:
         return scheduler(schedule, steps)
@@ -152,5 +152,5 @@ def _append_zero(sigmas: Tensor) -> Tensor:
 
 def _positive(steps: int) -> int:
     if steps < 1:
-        raise ValueError(f"steps is {steps}; sampling needs at least 1.")
+        raise ValueError(f"steps is {steps}; set it to at least 1")
     return steps

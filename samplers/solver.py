@@ -1,4 +1,4 @@
-"""What every solver shares: sample_x(denoise, x, sigmas, *, noise, callback, **options) -> x at the last sigma."""
+"""The interface of all solvers: sample_x(denoise, x, sigmas, *, noise, callback, **options) -> x at the last sigma."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Denoise = Callable[[Tensor, float], Tensor]
 """denoise(x [B,C,h,w], sigma > 0) -> x0 of the same shape."""
 
 NoiseSampler = Callable[[], Tensor]
-"""noise() -> fresh unit normal numbers, shaped like x."""
+"""noise() -> new unit normal noise, shaped like x."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step, reported after the model ran and before x moves: x and sigma are where the model looked."""
+    """One step, reported after the model call and before x is updated; x and sigma are the model's inputs."""
 
     index: int
     total: int
@@ -30,5 +30,5 @@ Callback = Callable[[Step], None]
 
 
 def intervals(sigmas: Tensor) -> list[tuple[float, float]]:
-    """(sigma, next sigma) of each step, as Python floats; a repeated sigma is no step."""
+    """Return (sigma, next sigma) of each step as Python floats; repeated sigmas are skipped."""
     return [(here, there) for here, there in pairwise(sigmas.tolist()) if here > there]

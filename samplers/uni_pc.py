@@ -24,8 +24,8 @@ def sample_uni_pc(
 ) -> Tensor:
     """UniPC with data prediction and B = e^(-h) - 1 ("bh2"): Zhao et al., arXiv:2302.04867.
 
-    One model call a step: it corrects the step that led here and predicts the next. The order rises from 1 with the
-    history and falls to 1 at the end, as in the authors' code.
+    Each step's model call corrects the previous step and predicts the next. The order rises from 1 with the history
+    and falls to 1 at the end, as in the authors' code.
     """
     steps = intervals(sigmas)
     history: History = []
@@ -46,7 +46,7 @@ def sample_uni_pc(
 
 
 def _update(x: Tensor, history: History, there: float, corrector: Tensor | None = None) -> Tensor:
-    """UniP from x at the newest point of history to lambda `there`, or UniC where the x0 found there is given."""
+    """Step from x at the newest point of history to lambda `there`: UniP, or UniC if given the x0 there."""
     here, x0 = history[-1]
     h = there - here
     # r_k = (lambda_k - lambda) / h, D_k = (x0_k - x0) / r_k of the earlier points, newest first
@@ -61,9 +61,9 @@ def _update(x: Tensor, history: History, there: float, corrector: Tensor | None 
 
 
 def _rhos(rs: list[float], h: float) -> list[float]:
-    """Weights of the differences D_k: sum_k rho_k r_k^(n-1) = n! phi_(n+1)(-h) / phi_1(-h) for n = 1..len(rs)."""
+    """Solve for the weights of D_k: sum_k rho_k r_k^(n-1) = n! phi_(n+1)(-h) / phi_1(-h) for n = 1..len(rs)."""
     if len(rs) <= 1:
-        # the authors' value for a single difference: second order whatever h is
+        # the authors' value for a single difference, second-order for any h
         return [0.5] * len(rs)
     # phi_1(z) = (e^z - 1) / z and phi_(n+1)(z) = (phi_n(z) - 1 / n!) / z
     phi = phi_1 = math.expm1(-h) / -h

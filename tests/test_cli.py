@@ -11,8 +11,9 @@ from helpers import scaling, write
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import Bars, main
-from sd2_family.headless.image_files import load, png_text
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.library import LIBRARY
+from sd2_family.pipeline.pil import load
 from tiny import write_checkpoint
 
 

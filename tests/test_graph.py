@@ -127,7 +127,7 @@ def test_files_that_cannot_be_read(tmp_path):
     for name, words in (("none.json", "does not exist"), ("text.json", "is not JSON"), ("plain.png", "holds no")):
         with pytest.raises(graph.WorkflowError, match=f"{name} {words}"):
             graph.read(tmp_path / name, LIBRARY)
-    with pytest.raises(ValueError, match=r"text\.png is not a readable picture"):
+    with pytest.raises(ValueError, match=r"text\.png is not a readable image"):
         graph.read(tmp_path / "text.png", LIBRARY)
 
 

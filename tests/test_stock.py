@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sd2_family.headless import image_files as images
 from sd2_family.headless import stock
 from sd2_family.headless import stock_files as files
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.inputs import hidden_of, inputs_of
+from sd2_family.pipeline import pil as images
 from torch.nn import functional as F
 
 
@@ -129,7 +130,7 @@ def test_files_outside_the_input_folder_are_refused(folders):
 
 def test_a_file_that_is_no_picture_is_named_before_anything_runs(folders):
     (folders / "in" / "a.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"a\.png is not a readable picture"):
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
         stock.LoadImage.VALIDATE_INPUTS("a.png")
 
 
@@ -137,7 +138,7 @@ def test_a_cut_off_file_is_named(folders):
     Image.fromarray(picture(64, 64, 3)).save(folders / "in" / "a.png")
     whole = (folders / "in" / "a.png").read_bytes()
     (folders / "in" / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"a\.png is a damaged picture"):
+    with pytest.raises(ValueError, match=r"a\.png is a damaged image"):
         stock.LoadImage().load_image("a.png")
 
 
@@ -169,7 +170,7 @@ def test_save_image_round_trip_and_embedded_workflow(folders):
     path = folders / "out" / "a_00001_.png"
     image, _ = images.load(path)
     assert torch.equal(image, pixels)
-    text = {key: json.loads(value) for key, value in images.png_text(path).items()}
+    text = {key: json.loads(value) for key, value in png_text(path).items()}
     assert text == {"prompt": prompt, "workflow": ui}
 
 
@@ -198,7 +199,7 @@ def test_save_image_stays_in_its_folder(prefix):
 
 def test_save_image_truncates_and_clips():
     values = torch.tensor([-0.1, 0.999, 1.2, 0.5])[None, :, None].repeat(1, 1, 3)
-    assert np.asarray(images.to_picture(values))[0, :, 0].tolist() == [0, 254, 255, 127]
+    assert np.asarray(images.to_pil(values))[0, :, 0].tolist() == [0, 254, 255, 127]
 
 
 def test_a_failed_save_leaves_nothing(folders, monkeypatch):
@@ -244,7 +245,7 @@ def test_image_scale_methods_are_torchs(method):
 
 def test_image_scale_lanczos_is_pillows():
     image = torch.from_numpy(picture(1, 10, 20, 3)).float() / 255
-    expected = images.to_picture(image[0]).resize((9, 7), Image.Resampling.LANCZOS)
+    expected = images.to_pil(image[0]).resize((9, 7), Image.Resampling.LANCZOS)
     scaled = stock.ImageScale().upscale(image, "lanczos", 9, 7, "disabled")[0]
     assert torch.equal(scaled[0], torch.from_numpy(np.array(expected)).float() / 255)
 

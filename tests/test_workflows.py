@@ -11,10 +11,11 @@ from sd2_family.backends.folders import BUNDLED
 from sd2_family.headless import graph
 from sd2_family.headless.check import check
 from sd2_family.headless.cli import main
-from sd2_family.headless.image_files import load, png_text
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from sd2_family.nodes.sample_image import SAMPLES
+from sd2_family.pipeline.pil import load
 from shipped import FOLDER, OFFICIAL, WORKFLOWS, checkpoint, executable, named, note, quick, saved
 
 ROOT = FOLDER.parent

@@ -1,4 +1,4 @@
-"""The backend inside ComfyUI: ComfyUI's own objects around our networks. The only files that import ComfyUI."""
+"""The backend inside ComfyUI: ComfyUI's own objects around our networks. No other files import ComfyUI."""
 
 from .files import input_dir, list_models, resolve_model
 from .loader import load_checkpoint

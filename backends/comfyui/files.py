@@ -1,6 +1,6 @@
 """Model files and images in ComfyUI's folders.
 
-ComfyUI lists only files, and only in its own folders: the bundled files and diffusers folders are added here.
+ComfyUI lists only files in its own folders; this module adds the bundled files and diffusers folders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .. import folders
 
 
 def list_models(kind: str) -> list[str]:
-    """Names that `resolve_model` finds, sorted; bundled files and diffusers folders included."""
+    """List the names that `resolve_model` finds, sorted, including bundled files and diffusers folders."""
     names = {name for name in folder_paths.get_filename_list(kind) if name.endswith(folders.SUFFIXES)}
     names |= {path.name for path in folders.BUNDLED.glob("*") if path.suffix in folders.SUFFIXES}
     return sorted(names | set(_diffusers_folders(kind)))
@@ -25,7 +25,7 @@ def _diffusers_folders(kind: str) -> dict[str, Path]:
 
 
 def resolve_model(kind: str, name: str) -> Path:
-    """The file or folder of a model, by a name from `list_models`; the user's own take precedence."""
+    """Find the file or folder of a model by a name from `list_models`; the user's own take precedence."""
     found = folder_paths.get_full_path(kind, name) or _diffusers_folders(kind).get(name)
     path = Path(found) if found else folders.inside(folders.BUNDLED, name)
     if not folders.is_model(path):
@@ -35,5 +35,5 @@ def resolve_model(kind: str, name: str) -> Path:
 
 
 def input_dir() -> Path:
-    """Where images are read from."""
+    """Return the folder of input images."""
     return Path(folder_paths.get_input_directory())

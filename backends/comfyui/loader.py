@@ -1,7 +1,7 @@
 """Load a checkpoint as ComfyUI's objects.
 
-ComfyUI makes second, independent copies of a model (for another GPU, or one that is not streamed) by calling what it
-finds in `cached_patcher_init`: so loading is a function of the file and the loader's widgets alone.
+ComfyUI makes independent copies of a model (for another GPU, or without streaming) by calling `cached_patcher_init`,
+so loading depends only on the file and the loader's widgets.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _patchers_of(loaded: LoadedObjects) -> list[Patcher]:
 
 
 def _unet_dtypes(inspection: Inspection, wanted: torch.dtype | None) -> tuple[torch.dtype, torch.dtype | None]:
-    """What the UNet is stored in, and what it computes in where that is another: ComfyUI's choice for this machine."""
+    """Return the UNet's storage dtype and its compute dtype if different, as ComfyUI chooses for this machine."""
     management = comfy.model_management
     stored = getattr(torch, inspection.dtypes["unet"])
     size = inspection.sizes["unet"]

@@ -1,7 +1,7 @@
 """The MODEL of a checkpoint: a ModelPatcher around our UNet in ComfyUI's BaseModel.
 
 ComfyUI casts, patches and streams only layers of its own classes, and finds layers for LoRAs and ControlNets by its
-own names of the UNet's sizes: the UNet's layers become ComfyUI's while they are on meta, and its spec is translated.
+own names for the UNet's sizes. So the UNet's layers become ComfyUI's while on meta, and its spec is translated.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ...models.specs import ModelSpec, UNetSpec
 from ...models.unet import UNet
 from ...pipeline import checks, depth, inpaint, unclip, upscale
 
-Patcher = Any  # a comfy.model_patcher.ModelPatcher: what is on a MODEL wire
-Comfy = Any  # another object of ComfyUI's
+Patcher = Any  # a comfy.model_patcher.ModelPatcher, the object on a MODEL wire
+Comfy = Any  # any other object of ComfyUI's
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 LEAVES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
@@ -54,7 +54,7 @@ class ComfyUNet(UNet):
 
 
 def retype(module: nn.Module, ops: Comfy) -> None:
-    """Make a module's layers ComfyUI's own, whose weights it can cast, patch and stream while they compute."""
+    """Change a module's layers to ComfyUI's classes, whose weights it can cast, patch and stream."""
     if isinstance(module, UNet):
         module.__class__ = ComfyUNet
     ops = ops or comfy.ops.disable_weight_init
@@ -69,14 +69,14 @@ def patcher_class(disable_dynamic: bool) -> Comfy:
 
 
 def archive_dtypes(module: nn.Module) -> None:
-    """Note the dtypes of the weights, for the versions of ComfyUI that stream them."""
+    """Record the dtypes of the weights for ComfyUI versions that stream them."""
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(module)
 
 
 def build_model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | None, disable_dynamic: bool) -> Patcher:
-    """A ModelPatcher around our UNet in ComfyUI's BaseModel."""
+    """Build a ModelPatcher around our UNet in ComfyUI's BaseModel."""
     config = _config(file.kind)(_unet_config(file.spec.unet))
     config.set_inference_dtype(weights, compute)
     config.sampling_settings["zsnr"] = file.inspection.zero_terminal_snr
@@ -100,9 +100,9 @@ def build_model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | N
 
 
 class Denoiser(comfy.model_base.BaseModel):
-    """ComfyUI's model, with the depth map of our conditioning as an input."""
+    """ComfyUI's model with the depth map of our conditioning as an input."""
 
-    def concat_cond(self, **options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds
+    def concat_cond(self, **options: Any) -> Tensor | None:  # noqa: ANN401  all options of the conditioning
         if options.get("concat_depth") is not None:
             return depth.channel(options, options["noise"]).to(options["device"])
         inpaint: Tensor | None = super().concat_cond(**options)
@@ -110,9 +110,9 @@ class Denoiser(comfy.model_base.BaseModel):
 
 
 class Upscaler(comfy.model_base.SD_X4Upscaler):
-    """ComfyUI's x4 upscaler, with the image noised by the seed of our node where the conditioning has one."""
+    """ComfyUI's x4 upscaler, with the image noised by the seed of SD2 Upscale Conditioning if it was used."""
 
-    def extra_conds(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401  all that the conditioning holds
+    def extra_conds(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401  all options of the conditioning
         checks.check_condition(self.sd2_name, self.sd2_spec, [[None, options]], allow=("inpaint",))
         conds: dict[str, Any] = super().extra_conds(**options)
         if "noise_augmentation_seed" in options:
@@ -122,13 +122,13 @@ class Upscaler(comfy.model_base.SD_X4Upscaler):
         return conds
 
     def memory_required(self, input_shape: Sequence[int], *args: Any, **options: Any) -> float:  # noqa: ANN401
-        """The memory of one tile, where the image is larger than one."""
+        """Return the memory required, which for a large image is that of one tile."""
         needed: float = super().memory_required(upscale.largest_part(input_shape), *args, **options)
         return needed
 
 
 def sample_in_tiles(model: Patcher) -> None:
-    """Make an upscaler compute large images in tiles, under any sampler."""
+    """Make an upscaler compute large images in tiles, with any sampler."""
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     if not model.get_wrappers(kind, "sd2_tiles"):
         model.add_wrapper_with_key(kind, "sd2_tiles", _in_tiles)
@@ -142,21 +142,21 @@ def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: 
 
 
 def _class_condition(file: Checkpoint) -> Callable[..., Tensor | None]:
-    """BaseModel.encode_adm: the class condition of an unCLIP model; it refuses wrong pairings."""
+    """Return BaseModel.encode_adm, which computes an unCLIP model's class condition and rejects wrong pairings."""
     name, spec, augmentation = file.inspection.name, file.spec, file.noise_augmentation
 
-    def encode_adm(**options: Any) -> Tensor | None:  # noqa: ANN401  all that the conditioning holds
+    def encode_adm(**options: Any) -> Tensor | None:  # noqa: ANN401  all options of the conditioning
         checks.check_condition(name, spec, [[None, options]], allow=("inpaint",))
         if augmentation is None:
             return None
-        seed = (options.get("seed") or 0) - 10  # ComfyUI's, where its own node adds the image
+        seed = (options.get("seed") or 0) - 10  # ComfyUI's seed, for images added by its own node
         return unclip.class_condition(name, augmentation, options, seed).to(options["device"])
 
     return encode_adm
 
 
 def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
-    """ComfyUI's model of a kind, still without its network."""
+    """Build ComfyUI's model for a kind, without its network."""
     base, on_cpu = comfy.model_base, torch.device("cpu")
     prediction = base.ModelType.V_PREDICTION if spec.prediction == "v_prediction" else base.ModelType.EPS
     if spec.condition == "upscale":
@@ -168,7 +168,7 @@ def _base_model(spec: ModelSpec, config: Comfy) -> Comfy:
 
 
 def _config(kind: str) -> Comfy:
-    """ComfyUI's description of a kind: latent format, noise schedule, and the names under which it saves weights."""
+    """Return ComfyUI's config class for a kind: latent format, noise schedule, key names for saving."""
     supported = comfy.supported_models
     others = {
         "unclip-h": supported.SD21UnclipH,
@@ -179,7 +179,7 @@ def _config(kind: str) -> Comfy:
 
 
 def _unet_config(spec: UNetSpec) -> dict[str, Any]:
-    """The sizes under ComfyUI's names, by which it finds layers for LoRAs in diffusers' naming, ControlNets, FreeU."""
+    """Return the sizes under ComfyUI's names, which LoRAs with diffusers' keys, ControlNets and FreeU depend on."""
     levels = len(spec.channel_mult)
     return {
         "disable_unet_model_creation": True,
@@ -201,5 +201,5 @@ def _unet_config(spec: UNetSpec) -> dict[str, Any]:
 
 @torch.no_grad()
 def _encode(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Images [B, H, W, 3] in 0..1 -> latents [B, 4, h, w], on the device the weights were read to."""
+    """Encode images [B, H, W, 3] in 0..1 as latents [B, 4, h, w], on the device that the weights were loaded to."""
     return autoencoder.encode(2 * pixels.movedim(-1, 1).to(autoencoder.dtype) - 1)

@@ -1,6 +1,6 @@
-"""Sampling by ComfyUI's guider with our samplers, and what a MODEL wire carries.
+"""Sample with our samplers in ComfyUI's guider, and identify the model on a MODEL wire.
 
-ComfyUI's guider batches, previews, interrupts and applies hooks: our sampler runs inside it as a SAMPLER object.
+ComfyUI's guider handles batching, previews, interrupts and hooks; our sampler runs in it as a SAMPLER object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .model import Patcher, sample_in_tiles
 
 
 def schedule(model: Patcher) -> NoiseSchedule:
-    """The noise schedule of the model on a MODEL wire, as the nodes before this one have set it."""
+    """Return the noise schedule of the model on a MODEL wire, as set by upstream nodes."""
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.EPS):
         raise ValueError(
@@ -45,7 +45,7 @@ def sample(
     noise: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    """Sample: latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent, unscaled."""
     _check(model, latent, positive, negative)
     if isinstance(model.model, comfy.model_base.SD_X4Upscaler):
         model = model.clone()
@@ -78,7 +78,7 @@ def sample(
 
 
 def _check(model: Patcher, latent: Tensor, *sides: Conditioning) -> None:
-    """Check a model of the family as without ComfyUI; other models are ComfyUI's own business."""
+    """Check the pairing as outside ComfyUI, for models of the family only."""
     spec = _spec(model)
     if spec is None:
         return
@@ -86,17 +86,17 @@ def _check(model: Patcher, latent: Tensor, *sides: Conditioning) -> None:
 
 
 def identify(model: Patcher) -> tuple[str, ModelSpec | None]:
-    """The name of a model in messages, and its spec; None for a model of another family."""
+    """Return a model's name for messages and its spec, which is None for a model of another family."""
     return _name(model), _spec(model)
 
 
 def _name(model: Patcher) -> str:
-    """The model's name in messages: its file, where our loader read it."""
+    """Return the model's name for messages: its file if our loader loaded it."""
     return getattr(model.model, "sd2_name", "the model")
 
 
 def _spec(model: Patcher) -> ModelSpec | None:
-    """The spec of a model of the family; None for other models."""
+    """Return the spec of a model of the family, or None for other models."""
     known: ModelSpec | None = getattr(model.model, "sd2_spec", None)
     config = model.model.model_config
     supported = comfy.supported_models

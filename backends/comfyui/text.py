@@ -1,6 +1,6 @@
-"""The CLIP of a checkpoint: ComfyUI's own text encoder with the weights of ours.
+"""The CLIP of a checkpoint: ComfyUI's text encoder with our weights.
 
-ComfyUI's encoder, not ours, so that embeddings, weights, hooks and LoRAs of the text encoder are ComfyUI's.
+Using ComfyUI's encoder gives textual inversion, prompt weights, hooks and LoRAs their usual behavior.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .model import Comfy
 
 
 def build_clip(tower: TextTower, dtype: torch.dtype | None, disable_dynamic: bool) -> Comfy:
-    """ComfyUI's own text encoder with the weights of ours, at any width."""
+    """Build ComfyUI's text encoder with our weights, at any width."""
     openclip = tower.spec.tower == "openclip-h"
     name = "clip_h" if openclip else "clip_l"
     sd2 = comfy.text_encoders.sd2_clip
@@ -60,7 +60,7 @@ def _filled_clip(
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "model_options": options,
     }
-    if not hasattr(comfy.model_patcher, "CoreModelPatcher"):  # before weights were streamed
+    if not hasattr(comfy.model_patcher, "CoreModelPatcher"):  # ComfyUI before weight streaming
         clip = comfy.sd.CLIP(target, **arguments)
         clip.load_sd(state, full_model=True)
         return clip

@@ -1,6 +1,6 @@
-"""The VAE of a checkpoint: ComfyUI's own object around our autoencoder.
+"""The VAE of a checkpoint: ComfyUI's object around our autoencoder.
 
-ComfyUI's VAE builds an autoencoder from a state dict of official width: it builds its smallest, which ours replaces.
+ComfyUI's VAE always builds its own autoencoder; we let it build a minimal one and replace it with ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .model import Comfy, archive_dtypes
 
 
 def build_vae(autoencoder: AutoencoderKL, factor: int, dtype: torch.dtype | None) -> Comfy:
-    """ComfyUI's own VAE around our autoencoder, at any width."""
+    """Build ComfyUI's VAE around our autoencoder, at any width."""
     sizes: dict[str, object] = {"double_z": True, "z_channels": 4, "resolution": 8, "in_channels": 3, "out_ch": 3}
     sizes |= {"ch": 32, "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
     smallest = {"ddconfig": sizes, "embed_dim": 4}
@@ -26,7 +26,7 @@ def build_vae(autoencoder: AutoencoderKL, factor: int, dtype: torch.dtype | None
     vae.patcher = type(vae.patcher)(
         autoencoder, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
-    vae.size = None  # counted again when asked for
+    vae.size = None  # recomputed on demand
     vae.downscale_ratio = vae.upscale_ratio = factor
     vae.memory_used_decode = lambda shape, dtype: (
         2178 * shape[2] * shape[3] * factor**2 * comfy.model_management.dtype_size(dtype)

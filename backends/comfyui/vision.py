@@ -1,7 +1,7 @@
 """The CLIP_VISION and the depth model of a checkpoint, moved and evicted by ComfyUI.
 
-ComfyUI's image encoder resizes and crops otherwise than the authors' code, so only `encode_image` is ours; the depth
-model is ours altogether, and its layers are not ComfyUI's, so it is moved as a whole.
+The image encoder is ComfyUI's except for `encode_image`, which resizes and crops as the authors' code does. The depth
+model is ours; its layers are not ComfyUI's classes, so it is moved as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .model import Comfy, Patcher
 
 
 class DepthModel(components.DepthModel):
-    """A depth estimator that ComfyUI moves to the device, and off it when memory is short."""
+    """A depth estimator that ComfyUI moves to the device and evicts when memory is short."""
 
     @cached_property
     def patcher(self) -> Patcher:
@@ -35,7 +35,7 @@ class DepthModel(components.DepthModel):
         )
 
     def place(self) -> torch.device:
-        """Move the network to the device, as a whole."""
+        """Move the whole network to the device."""
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
         device: torch.device = self.patcher.load_device
         return device
@@ -57,8 +57,8 @@ class ImageEncoder(comfy.clip_vision.ClipVisionModel):
 
 
 def build_image_encoder(tower: ImageTower, dtype: torch.dtype | None) -> Comfy:
-    """ComfyUI's own image encoder with the weights of ours, at any width."""
-    with tempfile.TemporaryDirectory() as folder:  # older versions take a file only
+    """Build ComfyUI's image encoder with our weights, at any width."""
+    with tempfile.TemporaryDirectory() as folder:  # older versions only accept a file
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(hugging_face_config(tower.spec)), encoding="utf-8")
         encoder = ImageEncoder(str(path))
