@@ -158,8 +158,8 @@ def nan(path):
 @pytest.mark.parametrize(
     ("name", "make", "sentence"),
     [
-        ("short.safetensors", truncated, "was not downloaded whole"),
-        ("evil.ckpt", runs_code, "wants to run"),
+        ("short.safetensors", truncated, "is incomplete"),
+        ("evil.ckpt", runs_code, "would run"),
         ("style.safetensors", lora, "is a LoRA"),
         ("base.safetensors", text_to_image, "kind v2-base"),
         ("nan.safetensors", nan, "has NaN"),

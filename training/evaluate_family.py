@@ -61,7 +61,7 @@ def measure_depth(loaded: Loaded, folder: Path, count: int, sheet: Path | None) 
     truth = torch.from_numpy(np.stack([scene.nearness for scene in scenes]))
     yield f"estimated depth: correlation {correlation(maps, truth).mean():.3f} with the renderer's"
     noise = draw_noise(loaded, count, dataset.SIZE, seed=0)
-    options = depth.options(maps[:, None], *noise.shape[-2:])
+    options = depth.options(maps[..., None], *noise.shape[-2:])
     positive, negative = (
         with_options(encode_prompts(loaded.clip, prompts), options)
         for prompts in ([scene.caption for scene in scenes], [""])
