@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,10 +11,25 @@ from ..models.specs import ModelSpec, Prediction
 from ..pipeline import components
 from ..pipeline.components import Loaded, Model
 from ..pipeline.sample import sample
+from ..pipeline.stable_diffusion import StableDiffusion
 from ..samplers import NoiseSchedule
 from .folders import input_dir, list_models, resolve_model
 
-__all__ = ["identify", "input_dir", "list_models", "load_checkpoint", "resolve_model", "sample", "schedule"]
+__all__ = ["identify", "input_dir", "list_models", "load", "load_checkpoint", "resolve_model", "sample", "schedule"]
+
+
+def load(
+    name: str | Path, *, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
+) -> StableDiffusion:
+    """Load a checkpoint for Python: a path to a file or a diffusers folder, or a name from `list_models`.
+
+    prediction: "auto", or what overrides the file. dtype: what to compute in, by default float32 on a CPU and the
+    file's own on a GPU. ValueError where the file is no checkpoint of the family.
+    """
+    path = Path(name)
+    if not path.exists():
+        path = resolve_model("checkpoints", str(name))
+    return StableDiffusion(components.load(path, prediction, dtype))
 
 
 def load_checkpoint(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from ..pipeline.images import resize, scale
 from ..pipeline.types import Sampling
 from . import stock_sampler
-from .image_files import to_pil
 from .stock_files import LoadImage, LoadImageMask, PreviewAny, PreviewImage, SaveImage
 
 MAX_RESOLUTION = 16384
@@ -184,30 +182,7 @@ class ImageScale:
         }
 
     def upscale(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
-        """Resize [B,H,W,C] to width x height; 0 for one of them keeps the aspect ratio, 0 for both the size."""
-        if width == 0 and height == 0:
-            return (image,)
-        width = width or max(1, round(image.shape[2] * height / image.shape[1]))
-        height = height or max(1, round(image.shape[1] * width / image.shape[2]))
-        if crop == "center":
-            image = _crop_to_aspect(image, width / height)
-        return (_resize(image, upscale_method, width, height),)
-
-
-def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
-    """Crop [B,H,W,C] around its center to width / height = `aspect`."""
-    height, width = image.shape[1:3]
-    own = width / height
-    x = max(0, round((width - width * (aspect / own)) / 2))
-    y = max(0, round((height - height * (own / aspect)) / 2))
-    return image[:, y : height - y, x : width - x]
-
-
-def _resize(image: Tensor, method: str, width: int, height: int) -> Tensor:
-    if method == "lanczos":  # torch has none
-        resized = [to_pil(one).resize((width, height), Image.Resampling.LANCZOS) for one in image]
-        return torch.stack([torch.from_numpy(np.array(one, np.float32) / 255) for one in resized]).to(image)
-    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+        return (scale(image, width, height, method=upscale_method, crop=crop == "center"),)
 
 
 class ImageCompositeMasked:
@@ -234,11 +209,11 @@ class ImageCompositeMasked:
         count, height, width = destination.shape[:3]
         source = _repeat(source[..., : destination.shape[-1]].to(destination), count)
         if resize_source:
-            source = _resize(source, "bilinear", width, height)
+            source = resize(source, "bilinear", width, height)
         if mask is None:
             mask = torch.ones(1, *source.shape[1:3])
         mask = mask.to(destination).reshape(-1, *mask.shape[-2:], 1)
-        mask = _repeat(_resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
+        mask = _repeat(resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
         rows, columns = slice(y, y + source.shape[1]), slice(x, x + source.shape[2])
         under = destination[:, rows, columns]
         source, mask = source[:, : under.shape[1], : under.shape[2]], mask[:, : under.shape[1], : under.shape[2]]

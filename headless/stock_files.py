@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backends import folders
+from ..pipeline import pil
 from . import image_files
 from .inputs import Json
 
@@ -34,7 +35,7 @@ class _ImageFile:
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool:
-        image_files.open_image(input_file(image)).close()
+        pil.open_image(input_file(image)).close()
         return True
 
     @classmethod
@@ -52,7 +53,7 @@ class LoadImage(_ImageFile):
         return {"required": {"image": _input_files()}}
 
     def load_image(self, image: str) -> tuple[Tensor, Tensor]:
-        return image_files.load(input_file(image))
+        return pil.load(input_file(image))
 
 
 class LoadImageMask(_ImageFile):
@@ -64,7 +65,7 @@ class LoadImageMask(_ImageFile):
         return {"required": {"image": _input_files(), "channel": (["alpha", "red", "green", "blue"],)}}
 
     def load_image(self, image: str, channel: str) -> tuple[Tensor]:
-        return (image_files.load_channel(input_file(image), channel),)
+        return (pil.load_channel(input_file(image), channel),)
 
 
 def _input_files() -> tuple[list[str], dict[str, bool]]:

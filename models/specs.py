@@ -102,6 +102,7 @@ class ModelSpec:
     file: str  # the official file, for messages
     task: str  # what it does, for messages
     condition: Condition = "none"
+    size: int = 512  # pixels along one side of the images it was trained on
     unet: UNetSpec = UNetSpec()
     autoencoder: AutoencoderSpec = AutoencoderSpec()
     text: TextSpec = TextSpec()
@@ -129,7 +130,12 @@ _UNET_X4 = UNetSpec(
 _V2 = ModelSpec(kind="v2-base", file="512-base-ema.safetensors", task="text-to-image")
 _V1 = replace(_V2, kind="v1", file="v1-5-pruned-emaonly.safetensors", unet=_UNET_V1, text=_CLIP_L)
 _UNCLIP = replace(
-    _V2, task="image variations (unCLIP)", condition="unclip", prediction="v_prediction", max_noise_level=1000
+    _V2,
+    task="image variations (unCLIP)",
+    condition="unclip",
+    size=768,
+    prediction="v_prediction",
+    max_noise_level=1000,
 )
 
 SPECS: dict[str, ModelSpec] = {
@@ -145,7 +151,7 @@ SPECS: dict[str, ModelSpec] = {
             unet=replace(_UNET_V1, in_channels=9),
         ),
         _V2,
-        replace(_V2, kind="v2-v", file="768-v-ema.safetensors", prediction="v_prediction"),
+        replace(_V2, kind="v2-v", file="768-v-ema.safetensors", size=768, prediction="v_prediction"),
         replace(
             _V2,
             kind="v2-inpaint",

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from ..pipeline import depth as depth_map
-from ..pipeline import images
 from ..pipeline.types import Conditioning, DepthEstimator, with_options
 
 FACTOR = 8  # image pixels per latent pixel of the depth model's autoencoder
@@ -37,8 +36,7 @@ class SD2DepthEstimate:
         }
 
     def estimate(self, depth_model: DepthEstimator, image: Tensor) -> tuple[Tensor]:
-        depth = depth_model.estimate(images.normalize(image))
-        return (depth_map.stretch(depth, 0, 1)[..., None].repeat(1, 1, 1, 3),)
+        return (depth_map.estimate(depth_model, image),)
 
 
 class SD2DepthConditioning:
@@ -74,6 +72,5 @@ class SD2DepthConditioning:
     def encode(
         self, positive: Conditioning, negative: Conditioning, depth: Tensor, width: int = 512, height: int = 512
     ) -> tuple[Conditioning, Conditioning]:
-        depth = images.normalize(depth).movedim(-1, 1).mean(1, keepdim=True)  # BHWC -> B1HW
         options = depth_map.options(depth, height // FACTOR, width // FACTOR)
         return with_options(positive, options), with_options(negative, options)

@@ -87,13 +87,10 @@ class SD2MaskPreprocess:
         invert: bool = False,
         image: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        invert = invert and not masks.is_placeholder(mask)  # no mask is not the same as a mask of nothing
-        mask = masks.snap(masks.normalize(mask, None if image is None else (image.shape[1], image.shape[2])))
-        mask = masks.threshold(1 - mask if invert else mask, threshold)
-        if fill_holes:
-            mask = masks.fill_holes(mask)
-        mask = masks.grow(mask, grow)
-        return mask, masks.feather(mask, blur)
+        size = None if image is None else (image.shape[1], image.shape[2])
+        return masks.preprocess(
+            mask, size, level=threshold, grow_px=grow, blur_px=blur, fill=fill_holes, invert=invert
+        )
 
 
 class SD2VAEEncodeForInpaint:
@@ -194,8 +191,4 @@ class SD2Composite:
         }
 
     def composite(self, original: Tensor, generated: Tensor, mask: Tensor, color_match: bool = True) -> tuple[Tensor]:
-        original = images.normalize(original)
-        size = (original.shape[1], original.shape[2])
-        generated = images.fit(images.normalize(generated), size)
-        mask = masks.normalize(mask, size)
         return (blend.composite(original, generated, mask, color_match=color_match),)

@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pipeline.images import ceil_to
+from ..pipeline import latents
 from ..pipeline.types import Autoencoder, Latent
-
-MIN_TILE = 8  # latent pixels
 
 
 class SD2VAEDecode:
@@ -46,26 +44,4 @@ class SD2VAEDecode:
         }
 
     def decode(self, samples: Latent, vae: Autoencoder, tile_size: int = 0) -> tuple[Tensor]:
-        latent = samples["samples"]
-        if latent.isnan().any():
-            raise ValueError(
-                "the latent contains NaN; set dtype to bfloat16 or float32 in SD2 Load Checkpoint and sample again"
-            )
-        factor, needed = vae.spacial_compression_decode(), samples.get("sd2_factor")
-        if needed not in (None, factor):
-            raise ValueError(
-                f"the latent needs a vae that decodes at {needed}x, but this one decodes at {factor}x; connect the "
-                "vae of the checkpoint that it was sampled with"
-            )
-        if tile_size == 0:
-            return (_unpad(vae.decode(latent), samples.get("sd2_size")),)
-        tile = max(tile_size // factor, MIN_TILE)
-        image = vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=tile // 4)
-        return (_unpad(image, samples.get("sd2_size")),)
-
-
-def _unpad(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Crop the padding off, unless the latent was resized after encoding."""
-    if size is None or tuple(image.shape[1:3]) != (ceil_to(size[0], 8), ceil_to(size[1], 8)):
-        return image
-    return image[:, : size[0], : size[1]]
+        return (latents.decode(vae, samples, tile_size),)

@@ -9,10 +9,9 @@ from torch import Tensor
 from ..backends import DiffusionModel, backend
 from ..backends.pairing import Prompt, check_decoders
 from ..backends.sampler_object import SamplerObject
-from ..pipeline.images import fit_batch
-from ..pipeline.masks import to_latent
+from ..pipeline.sample import sample_latent
 from ..pipeline.types import Conditioning, Latent, Sampling
-from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, starting_noise, truncate
+from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, truncate
 
 STEPS = (
     "INT",
@@ -136,10 +135,6 @@ class SD2KSampler:
         unique_id: str | None = None,
     ) -> tuple[Latent]:
         check_decoders(prompt, unique_id, model)
-        latent = _checked(latent_image["samples"])
-        mask = _latent_mask(latent_image.get("noise_mask"), latent)
-        if mask is not None and not mask.any():  # nothing to repaint
-            return (latent_image,)
         sampling = Sampling(
             seed=seed,
             steps=steps,
@@ -150,14 +145,7 @@ class SD2KSampler:
             eta=eta,
             cfg_rescale=cfg_rescale,
         )
-        noise = starting_noise(latent, seed, latent_image.get("batch_index"))
-        samples = backend.sample(model, sampling, positive, negative, latent=latent, noise=noise, mask=mask)
-        if samples.isnan().any():
-            raise ValueError(
-                f"{sampler_name} produced NaN after {steps} steps; load the checkpoint with dtype bfloat16 or float32 "
-                "(float16 overflows in the attention of 2.x)"
-            )
-        return ({**latent_image, "samples": samples},)
+        return (sample_latent(backend.sample, model, sampling, positive, negative, latent_image),)
 
 
 class SD2Sampler:
@@ -200,18 +188,3 @@ class SD2Scheduler:
 
     def space(self, model: DiffusionModel, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
         return (truncate(SCHEDULERS[scheduler], backend.schedule(model), steps, denoise).float(),)
-
-
-def _checked(latent: Tensor) -> Tensor:
-    if latent.ndim != 4 or latent.shape[1] != 4:
-        raise ValueError(f"the latent has shape {list(latent.shape)}; connect one of shape [batch, 4, height, width]")
-    if latent.isnan().any():
-        raise ValueError("the latent contains NaN before sampling; encode the image again with dtype float32")
-    return latent.float().cpu()
-
-
-def _latent_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
-    """Convert a noise_mask of any shape to [B, 1, h, w]."""
-    if mask is None:
-        return None
-    return fit_batch(to_latent(mask, *latent.shape[-2:]), len(latent)).cpu()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..pipeline import blend, images, upscale
+from ..pipeline import blend, upscale
 from ..pipeline.types import Conditioning, Latent, with_options
 
 
@@ -63,10 +62,7 @@ class SD2UpscaleConditioning:
     def condition(
         self, positive: Conditioning, negative: Conditioning, image: Tensor, noise_level: int = 20, seed: int = 1
     ) -> tuple[Conditioning, Conditioning, Latent]:
-        image = images.normalize(image)
-        options = upscale.options(image, noise_level, seed)
-        samples = torch.zeros(len(image), 4, *image.shape[1:3])
-        latent: Latent = {"samples": samples, "sd2_factor": upscale.FACTOR}
+        options, latent = upscale.encode(image, noise_level, seed)
         return with_options(positive, options), with_options(negative, options), latent
 
 
@@ -97,5 +93,4 @@ class SD2ColorMatch:
     def match(self, image: Tensor, reference: Tensor, enabled: bool = True) -> tuple[Tensor]:
         if not enabled:
             return (image,)
-        image, reference = images.normalize(image), images.normalize(reference)
-        return (blend.match_mean(image, images.fit_batch(reference, len(image))),)
+        return (blend.match_mean(image, reference),)

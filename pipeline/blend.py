@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .images import fit_batch, moments
+from .images import fit, fit_batch, moments, normalize
+from .masks import normalize as normalize_mask
 
 MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
 MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
@@ -28,6 +29,7 @@ def match_mean(image: Tensor, reference: Tensor) -> Tensor:
 
     What is cut off moves the mean again, so the shift is searched for: the mean only rises with it.
     """
+    image, reference = normalize(image), fit_batch(normalize(reference), len(image))
     target = reference.mean((1, 2), keepdim=True)
     low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
     for _ in range(MEAN_BITS + 1):
@@ -38,7 +40,13 @@ def match_mean(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool) -> Tensor:
-    """Blend `generated` over `original` through mask [B, H, W]; where the mask is 0 the original's bits are kept."""
+    """Blend `generated` over `original` [B, H, W, C] through a mask; where it is 0 the original's bits are kept.
+
+    `generated` and the mask are resized to the original's size.
+    """
+    original = normalize(original)
+    size = (original.shape[1], original.shape[2])
+    generated, mask = fit(normalize(generated), size), normalize_mask(mask, size)
     count = max(x.shape[0] for x in (original, generated, mask))
     original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
     if color_match:

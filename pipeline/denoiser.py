@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,7 @@ def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], T
     """The UNet as a function of (x, t), x holding one copy of the batch for each entry."""
     dtype = model.unet.dtype
     upscaler = model.spec.condition == "upscale"
-    longest = math.lcm(*(entry.context.shape[1] for entry in entries))
-    # attention does not change when every key and value is repeated
-    context = torch.cat([entry.context.repeat(1, longest // entry.context.shape[1], 1) for entry in entries]).to(dtype)
+    context = batch_contexts([entry.context for entry in entries]).to(dtype)
     concat, y = _joined([entry.concat for entry in entries]), _joined([entry.y for entry in entries])
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -96,6 +94,12 @@ def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], T
         return upscale.in_tiles(unet, x) if upscaler else unet(x)
 
     return network
+
+
+def batch_contexts(contexts: Sequence[Tensor]) -> Tensor:
+    """Join text embeddings [B, T, D] of several lengths: attention is the same for repeated keys and values."""
+    longest = math.lcm(*(context.shape[1] for context in contexts))
+    return torch.cat([context.repeat(1, longest // context.shape[1], 1) for context in contexts])
 
 
 def _joined(tensors: list[Tensor | None]) -> Tensor | None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .images import fit_batch
-from .types import Options
+from .images import fit_batch, normalize
+from .types import DepthEstimator, Options
 
 KEYS = frozenset({"concat_depth"})  # [B, 1, h, w] in -1..1
 
@@ -29,9 +29,15 @@ def fit(depth: Tensor, height: int, width: int) -> Tensor:
     return stretch(F.interpolate(depth, size=(height, width), mode="bicubic"), -1, 1)
 
 
+def estimate(depth_model: DepthEstimator, image: Tensor) -> Tensor:
+    """The depth map of an image [B, H, W, 3] as an image: white is nearest, black farthest."""
+    return stretch(depth_model.estimate(normalize(image)), 0, 1)[..., None].repeat(1, 1, 1, 3)
+
+
 def options(depth: Tensor, height: int, width: int) -> Options:
-    """Conditioning options for a depth map [B, 1, H, W] of any scale and a latent of height x width."""
-    return {"concat_depth": fit(depth, height, width)}
+    """Conditioning options for a depth map, an image [B, H, W, 3], and a latent of height x width."""
+    channel = normalize(depth).movedim(-1, 1).mean(1, keepdim=True)  # BHWC -> B1HW
+    return {"concat_depth": fit(channel, height, width)}
 
 
 def channel(options: Mapping[str, Any], latent: Tensor) -> Tensor:

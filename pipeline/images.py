@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from .pil import to_pil
 
 
 def normalize(image: Tensor) -> Tensor:
@@ -50,6 +54,35 @@ def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     x = image.movedim(-1, 1)  # BHWC -> BCHW
     x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
     return x.clamp(0, 1).movedim(1, -1)
+
+
+def scale(image: Tensor, width: int, height: int, *, method: str = "lanczos", crop: bool = False) -> Tensor:
+    """Scale [B,H,W,C] to width x height; 0 for one of them keeps the aspect, 0 for both keeps the size.
+
+    crop: cut the middle out of the image first, so that its aspect is kept.
+    """
+    if width == 0 and height == 0:
+        return image
+    width = width or max(1, round(image.shape[2] * height / image.shape[1]))
+    height = height or max(1, round(image.shape[1] * width / image.shape[2]))
+    return resize(_crop_to_aspect(image, width / height) if crop else image, method, width, height)
+
+
+def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
+    """Cut the middle out of [B,H,W,C] so that width / height = `aspect`."""
+    height, width = image.shape[1:3]
+    own = width / height
+    x = max(0, round((width - width * (aspect / own)) / 2))
+    y = max(0, round((height - height * (own / aspect)) / 2))
+    return image[:, y : height - y, x : width - x]
+
+
+def resize(image: Tensor, method: str, width: int, height: int) -> Tensor:
+    """Resize [B,H,W,C] by one of ComfyUI's methods: nearest-exact, bilinear, area, bicubic, lanczos."""
+    if method == "lanczos":  # torch has none
+        resized = [to_pil(one).resize((width, height), Image.Resampling.LANCZOS) for one in image]
+        return torch.stack([torch.from_numpy(np.array(one, np.float32) / 255) for one in resized]).to(image)
+    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
 
 
 def moments(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

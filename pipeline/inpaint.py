@@ -70,7 +70,12 @@ def channels(
     if masked.shape[-2:] != latent.shape[-2:]:
         masked = F.interpolate(masked, size=(height, width), mode="bilinear")
     mask = to_latent(mask, height, width).round()  # ComfyUI's rule: a half becomes 0
-    return torch.cat([fit_batch(x, len(latent)).to(latent.device) for x in (mask, masked)], dim=1)
+    return join(*(fit_batch(x, len(latent)).to(latent.device) for x in (mask, masked)))
+
+
+def join(mask: Tensor, masked: Tensor) -> Tensor:
+    """Join mask [B, 1, h, w] and the masked image's scaled latent [B, 4, h, w] in the order of the UNet's inputs."""
+    return torch.cat([mask, masked], dim=1)
 
 
 def gray_latent(spec: ModelSpec, encode: Callable[[Tensor], Tensor]) -> Tensor:

@@ -32,6 +32,28 @@ def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
 
 
+def preprocess(
+    mask: Tensor,
+    size: tuple[int, int] | None = None,
+    *,
+    level: float = 0.5,
+    grow_px: int = 0,
+    blur_px: int = 0,
+    fill: bool = False,
+    invert: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Clean a mask of any kind: where to repaint, and the same with a soft edge outside it, each [B, H, W].
+
+    size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
+    the mask encloses. invert: swap inside and outside first.
+    """
+    invert = invert and not is_placeholder(mask)  # no mask is not the same as a mask of nothing
+    mask = snap(normalize(mask, size))
+    mask = threshold(1 - mask if invert else mask, level)
+    mask = grow(fill_holes(mask) if fill else mask, grow_px)
+    return mask, feather(mask, blur_px)
+
+
 def is_placeholder(mask: Tensor) -> bool:
     """Whether this is Load Image's stand-in for "no mask"."""
     return mask.shape[-2:] == (PLACEHOLDER, PLACEHOLDER) and not bool(mask.any())

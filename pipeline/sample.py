@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..samplers import SAMPLERS, SCHEDULERS, Step, run, sampler_options, step_noise, truncate
+from ..samplers import SAMPLERS, SCHEDULERS, Step, run, sampler_options, starting_noise, step_noise, truncate
 from .checks import check, check_understood
 from .components import Model, compute_device, to_device
 from .denoiser import guided_denoiser
+from .latents import mask_of, samples_of
 from .progress import progress
-from .types import Conditioning, Sampling
+from .types import Conditioning, Latent, Sampling
+
+Sample = Callable[..., Tensor]
+"""`sample`, or what takes its place inside ComfyUI."""
 
 
 @torch.no_grad()
@@ -53,6 +60,28 @@ def sample(
         options=sampler_options(sampling.sampler_name, sampling.eta),
     )
     return x.cpu() / scale
+
+
+def sample_latent(
+    sample: Sample,
+    model: Any,  # noqa: ANN401  of the caller's backend
+    sampling: Sampling,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+) -> Latent:
+    """Sample a LATENT: its noise, its mask, and its size; ValueError where the result is not finite."""
+    samples, mask = samples_of(latent), mask_of(latent)
+    if mask is not None and not mask.any():  # nothing to repaint
+        return latent
+    noise = starting_noise(samples, sampling.seed, latent.get("batch_index"))
+    sampled = sample(model, sampling, positive, negative, latent=samples, noise=noise, mask=mask)
+    if sampled.isnan().any():
+        raise ValueError(
+            f"{sampling.sampler_name} produced NaN after {sampling.steps} steps; load the checkpoint with dtype "
+            "bfloat16 or float32 (float16 overflows in the attention of 2.x)"
+        )
+    return {**latent, "samples": sampled}
 
 
 def _report(step: Step) -> None:

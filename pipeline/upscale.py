@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch.nn import functional as F
 
 from ..models.specs import SPECS
 from ..samplers import NoiseSchedule, starting_noise
-from .images import fit_batch
+from .images import fit_batch, normalize
 from .tiling import tiled
-from .types import Options
+from .types import Latent, Options
 
 FACTOR = 4  # pixels per latent pixel of the upscaler's autoencoder, and thus the enlargement
 MAX_LEVEL = SPECS["x4"].max_noise_level or 0
@@ -30,6 +29,13 @@ def options(image: Tensor, level: int, seed: int) -> Options:
     """Conditioning options for an image [B, H, W, 3] in 0..1 to be enlarged."""
     pixels = image.movedim(-1, 1) * 2 - 1  # BHWC in 0..1 -> BCHW in -1..1
     return {"concat_image": pixels, "noise_augmentation": level / MAX_LEVEL, "noise_augmentation_seed": seed}
+
+
+def encode(image: Tensor, level: int, seed: int) -> tuple[Options, Latent]:
+    """Conditioning options and an empty latent of the image's size, which is decoded at `FACTOR` times that."""
+    image = normalize(image)
+    samples = torch.zeros(len(image), 4, *image.shape[1:3])
+    return options(image, level, seed), {"samples": samples, "sd2_factor": FACTOR}
 
 
 def condition(options: Mapping[str, Any], latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,11 +54,8 @@ def add_noise(image: Tensor, level: int | Tensor, noise: Tensor) -> Tensor:
 
     x_l = sqrt(a_l) x + sqrt(1 - a_l) noise, the noise conditioning augmentation of arXiv:2106.15282, section 4.2.
     """
-    if isinstance(level, int):
-        a: float = SCHEDULE.alphas_cumprod[level].item()
-        return math.sqrt(a) * image + math.sqrt(1 - a) * noise
-    a_l = SCHEDULE.alphas_cumprod[level].to(image)[:, None, None, None]
-    return a_l.sqrt() * image + (1 - a_l).sqrt() * noise
+    a = SCHEDULE.alphas_cumprod[level].reshape(-1, 1, 1, 1)  # float64: float32 rounds 1 - a_l where a_l is nearly 1
+    return a.sqrt().to(image) * image + (1 - a).sqrt().to(image) * noise
 
 
 def largest_part(shape: Sequence[int]) -> list[int]:

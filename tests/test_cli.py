@@ -4,56 +4,22 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from helpers import scaling, write
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import Bars, main
-from sd2_family.headless.image_files import load, png_text
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.library import LIBRARY
+from sd2_family.pipeline.pil import load
 from tiny import write_checkpoint
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The working directory, with a picture and a workflow that scales and saves it."""
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save("in.png")
-    write(canvas())
-    return tmp_path
-
-
-def canvas():
-    """UI format: Load Image -> Upscale Image -> Save Image."""
-    return {
-        "last_node_id": 3,
-        "last_link_id": 2,
-        "nodes": [
-            {"id": 1, "type": "LoadImage", "widgets_values": ["in.png", "image"]},
-            {
-                "id": 2,
-                "type": "ImageScale",
-                "title": "Scale",
-                "inputs": [{"name": "image", "type": "IMAGE", "link": 1}],
-                "widgets_values": ["nearest-exact", 16, 0, "disabled"],
-            },
-            {
-                "id": 3,
-                "type": "SaveImage",
-                "inputs": [{"name": "images", "type": "IMAGE", "link": 2}],
-                "widgets_values": ["big"],
-            },
-        ],
-        "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]],
-        "version": 0.4,
-    }
-
-
-def write(data, name="w.json"):
-    Path(name).write_text(json.dumps(data))
+def folder(scaling_folder):
+    return scaling_folder
 
 
 def test_run_writes_a_picture_and_names_it(folder, capsys):
@@ -68,8 +34,8 @@ def test_run_writes_a_picture_and_names_it(folder, capsys):
 def test_the_picture_opens_as_the_workflow_that_made_it(folder):
     main(["run", "w.json"])
     text = png_text(folder / "output" / "big_00001_.png")
-    assert json.loads(text["workflow"]) == canvas()
-    assert json.loads(text["prompt"]) == graph.from_json(canvas(), LIBRARY).prompt
+    assert json.loads(text["workflow"]) == scaling()
+    assert json.loads(text["prompt"]) == graph.from_json(scaling(), LIBRARY).prompt
 
 
 def test_the_picture_opens_with_what_was_set(folder):
@@ -90,7 +56,7 @@ def test_a_picture_runs_again(folder, capsys):
 
 
 def test_api_format_runs_and_embeds_no_canvas(folder):
-    write(graph.from_json(canvas(), LIBRARY).prompt)
+    write(graph.from_json(scaling(), LIBRARY).prompt)
     assert main(["run", "w.json"]) == 0
     assert set(png_text(folder / "output" / "big_00001_.png")) == {"prompt"}
 
@@ -110,7 +76,7 @@ def test_pictures_are_looked_for_beside_the_workflow(folder):
 
 
 def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
-    data = canvas()
+    data = scaling()
     data["nodes"][0]["widgets_values"][0] = "../in.png"
     data["nodes"][1]["widgets_values"][0] = "magic"
     data["nodes"].append({"id": 4, "type": "Unknown"})
@@ -254,14 +220,14 @@ def test_inspect_says_what_a_checkpoint_is(folder, capsys):
 
 
 def test_previews_are_kept_apart(folder, capsys):
-    data = graph.from_json(canvas(), LIBRARY).prompt
+    data = graph.from_json(scaling(), LIBRARY).prompt
     write(data | {"9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
     assert main(["run", "w.json"]) == 0
     assert capsys.readouterr().out.split() == ["output/big_00001_.png", "output/preview/ComfyUI_temp_00001_.png"]
 
 
 def test_preview_any_prints_its_text(capsys):
-    data = graph.from_json(canvas(), LIBRARY).prompt
+    data = graph.from_json(scaling(), LIBRARY).prompt
     write(data | {"9": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}, "_meta": {"title": "Look"}}})
     assert main(["run", "w.json"]) == 0
     assert "Look: tensor(" in capsys.readouterr().err

@@ -1,56 +1,23 @@
 """Depth to image through our nodes: the map, its conditioning, what is refused, and diffusers' pipeline beside it."""
 
-from functools import cache
-
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_depth2img as depth2img
 import pytest
 import torch
 from diffusers import StableDiffusionDepth2ImgPipeline
-from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, without_noise
+from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, pipeline_of, without_noise
+from helpers import call, picture, prompts, sample
 from safetensors.torch import save_file
-from sd2_family import NODE_CLASS_MAPPINGS
-from sd2_family.backends import backend
 from sd2_family.pipeline import depth as depth_map
 from sd2_family.samplers.noise import starting_noise
-from tiny import tiny_state, write_checkpoint
+from tiny import tiny_state
 from torch.nn.functional import interpolate
 
 CFG, SEED = 5.0, 7
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    (root / "checkpoints").mkdir()
-    for kind in ("v2-depth", "v2-base"):
-        write_checkpoint(root / "checkpoints" / f"{kind}.safetensors", kind)
-    state = {key: tensor for key, tensor in tiny_state("v2-depth").items() if not key.startswith("depth_model.")}
-    save_file(state, root / "checkpoints" / "no-midas.safetensors")
-    return root
-
-
-@pytest.fixture(scope="module")
-def load(models):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SD2_MODELS_DIR", str(models))
-        yield cache(lambda name: backend.load_checkpoint(f"{name}.safetensors"))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def file(load):
     return load("v2-depth")
-
-
-def call(node, **inputs):
-    return getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(**inputs)
-
-
-def picture(height=64, width=96, count=1):
-    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(height + width))
-
-
-def prompts(file):
-    return tuple(call("SD2CLIPTextEncode", clip=file.clip, text=text)[0] for text in ("a (red:1.2) cat", ""))
 
 
 def conditioned(file, depth, width=96, height=64):
@@ -58,10 +25,8 @@ def conditioned(file, depth, width=96, height=64):
     return call("SD2DepthConditioning", positive=positive, negative=negative, depth=depth, width=width, height=height)
 
 
-def sample(file, positive, negative, latent, **widgets):
-    widgets = {"steps": 2, "cfg": CFG, "sampler_name": "ddim", "scheduler": "ldm", "denoise": 1.0} | widgets
-    sampler = {"model": file.model, "seed": SEED, "positive": positive, "negative": negative}
-    return call("SD2KSampler", **sampler, latent_image={"samples": latent}, **widgets)[0]["samples"]
+def sampled(file, sides, latent, **widgets):
+    return sample(file, *sides, {"samples": latent}, seed=SEED, cfg=CFG, **widgets)["samples"]
 
 
 def reference(depth, height, width):
@@ -85,11 +50,11 @@ def test_the_map_is_the_networks_depth_from_0_to_1(file):
         assert (shown.min(), shown.max()) == (0, 1)
 
 
-def test_half_precision_files_estimate_in_float32(models, load):
-    write_checkpoint(models / "checkpoints" / "half.safetensors", "v2-depth", dtype=torch.float16)
-    image = picture()
+def test_half_precision_files_estimate_in_float32(tiny_models, load):
+    name = tiny_models.file("v2-depth", "depth-half", dtype=torch.float16).stem
+    image = picture(64, 96)
     half, full = (
-        call("SD2DepthEstimate", depth_model=load(name).depth_model, image=image)[0] for name in ("half", "v2-depth")
+        call("SD2DepthEstimate", depth_model=load(name).depth_model, image=image)[0] for name in (name, "v2-depth")
     )
     assert half.dtype == torch.float32
     assert (half - full).abs().max() < 0.02  # the weights were rounded to 11 bits
@@ -126,11 +91,11 @@ def test_a_map_for_another_size_is_stretched_when_sampling():
 
 def test_every_picture_of_a_batch_is_guided_by_its_own_map(file):
     depth, latent = torch.rand(2, 64, 96, 3), torch.zeros(2, 4, 8, 12)
-    together = sample(file, *conditioned(file, depth), latent)
+    together = sampled(file, conditioned(file, depth), latent)
     noise = starting_noise(latent, SEED)
     assert not torch.equal(noise[0], noise[1])
-    first = sample(file, *conditioned(file, depth[:1]), latent[:1])
-    other = sample(file, *conditioned(file, depth[1:]), latent[:1])
+    first = sampled(file, conditioned(file, depth[:1]), latent[:1])
+    other = sampled(file, conditioned(file, depth[1:]), latent[:1])
     torch.testing.assert_close(together[:1], first, rtol=0, atol=1e-3)
     assert (other - first).abs().max() > 0.1  # the map has an effect
 
@@ -151,24 +116,20 @@ def test_unet_with_a_depth_map(file):
 @pytest.mark.parametrize(("steps", "strength"), [(20, 0.5), (12, 0.9)])
 def test_ten_ddim_steps_from_a_picture(monkeypatch, file, steps, strength):
     """strength and denoise mean the same: int(strength * steps) steps, from the picture noised to the first one."""
-    image = picture()
+    image = picture(64, 96)
     (depth,) = call("SD2DepthEstimate", depth_model=file.depth_model, image=image)
     positive, negative = conditioned(file, depth)
     encoded = file.vae.encode(image)
-    ours = sample(file, positive, negative, encoded, steps=steps, denoise=strength) * file.vae.spec.scale
+    ours = sampled(file, (positive, negative), encoded, steps=steps, denoise=strength)
+    ours = ours * file.vae.spec.scale
 
-    unet = diffusers_unet(file.model.unet)
-    unet.register_to_config(sample_size=64)  # the pipeline wants a number, and uses none
-    pipeline = StableDiffusionDepth2ImgPipeline(
+    pipeline = pipeline_of(
+        StableDiffusionDepth2ImgPipeline,
+        file,
         vae=without_noise(diffusers_vae(file.vae.autoencoder, file.vae.spec)),
-        text_encoder=None,
-        tokenizer=None,
-        unet=unet,
         scheduler=diffusers_ddim(),
         depth_estimator=None,
-        feature_extractor=None,
     )
-    pipeline.set_progress_bar_config(disable=True)
     monkeypatch.setattr(depth2img, "randn_tensor", lambda shape, **_: starting_noise(torch.zeros(shape), SEED))
     theirs = pipeline(
         image=image.movedim(-1, 1),
@@ -188,22 +149,24 @@ def test_ten_ddim_steps_from_a_picture(monkeypatch, file, steps, strength):
 # what does not belong together
 
 
-def test_a_file_without_a_depth_estimator_says_what_to_load(load):
+def test_a_file_without_a_depth_estimator_says_what_to_load(tiny_models, load):
+    state = {key: tensor for key, tensor in tiny_state("v2-depth").items() if not key.startswith("depth_model.")}
+    save_file(state, tiny_models.checkpoints / "no-midas.safetensors")
     for name in ("v2-base", "no-midas"):
         with pytest.raises(ValueError, match=rf"^{name}.safetensors has no depth estimator; load 512-depth-ema"):
-            call("SD2DepthEstimate", depth_model=load(name).depth_model, image=picture())
+            call("SD2DepthEstimate", depth_model=load(name).depth_model, image=picture(64, 96))
 
 
 def test_a_depth_map_on_another_model_says_which_to_load(load):
     base = load("v2-base")
     with pytest.raises(ValueError, match=r"v2-base\.safetensors is a checkpoint for .* depth map, .*512-depth-ema"):
-        sample(base, *conditioned(base, picture()), torch.zeros(1, 4, 8, 12))
+        sampled(base, conditioned(base, picture(64, 96)), torch.zeros(1, 4, 8, 12))
 
 
 @pytest.mark.parametrize("side", ["both", "positive", "negative"])
 def test_a_depth_model_without_a_depth_map_says_what_is_missing(file, side):
-    with_map, without = conditioned(file, picture()), prompts(file)
+    with_map, without = conditioned(file, picture(64, 96)), prompts(file)
     positive = without[0] if side != "negative" else with_map[0]
     negative = without[1] if side != "positive" else with_map[1]
     with pytest.raises(ValueError, match=r"without a depth map; put SD2 Depth Conditioning .*512-base-ema"):
-        sample(file, positive, negative, torch.zeros(1, 4, 8, 12))
+        sampled(file, (positive, negative), torch.zeros(1, 4, 8, 12))

@@ -1,15 +1,21 @@
 """Folders that diffusers' own pipelines save, against single files with the same weights."""
 
 import json
+import shutil
 from dataclasses import replace
 
-import diffusers
 import pytest
 import torch
 from checkpoint_layouts import layout
-from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from diffusers_keys import diffusers_unet, diffusers_vae, transformers_image, transformers_text
+from diffusers_keys import (
+    PIPELINES,
+    diffusers_unet,
+    diffusers_vae,
+    official_pipeline,
+    transformers_depth,
+    transformers_image,
+    transformers_text,
+)
 from safetensors.torch import load_file, save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.backends import backend
@@ -23,71 +29,19 @@ from sd2_family.models.diffusers_folder import original_keys
 from sd2_family.models.midas import DPTHybrid
 from sd2_family.models.specs import SPECS
 from sd2_family.models.unet import UNet
-from test_midas import in_transformers
-from tiny import tiny_spec, write_checkpoint
-from transformers import CLIPImageProcessor
-
-PIPELINES = {
-    "v1": "StableDiffusionPipeline",
-    "v1-inpaint": "StableDiffusionInpaintPipeline",
-    "v2-base": "StableDiffusionPipeline",
-    "v2-v": "StableDiffusionPipeline",
-    "v2-inpaint": "StableDiffusionInpaintPipeline",
-    "v2-depth": "StableDiffusionDepth2ImgPipeline",
-    "unclip-h": "StableUnCLIPImg2ImgPipeline",
-    "unclip-l": "StableUnCLIPImg2ImgPipeline",
-    "x4": "StableDiffusionUpscalePipeline",
-}
-NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def pipeline(checkpoint):
-    """Diffusers' pipeline of the kind with the weights of a loaded checkpoint."""
-    spec = checkpoint.spec
-    match checkpoint.kind:
-        case "v2-depth":
-            extra = {"depth_estimator": in_transformers(checkpoint.depth), "feature_extractor": None}
-        case "unclip-h" | "unclip-l":
-            dim = spec.image.embed_dim
-            normalizer = StableUnCLIPImageNormalizer(dim)
-            normalizer.mean.data, normalizer.std.data = (
-                torch.linspace(-1, 1, dim)[None],
-                torch.linspace(1, 2, dim)[None],
-            )
-            extra = {
-                "image_encoder": transformers_image(checkpoint.image),
-                "image_normalizer": normalizer,
-                "image_noising_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-                "feature_extractor": CLIPImageProcessor(),
-            }
-        case "x4":
-            extra = {"low_res_scheduler": DDPMScheduler(**BETAS), "watermarker": None} | NO_CHECKER
-            del extra["requires_safety_checker"]
-        case _:
-            extra = NO_CHECKER
-    return getattr(diffusers, PIPELINES[checkpoint.kind])(
-        unet=diffusers_unet(checkpoint.unet),
-        vae=diffusers_vae(checkpoint.autoencoder, spec.autoencoder),
-        text_encoder=transformers_text(checkpoint.text),
-        tokenizer=None,
-        scheduler=DDIMScheduler(
-            **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=spec.prediction
-        ),
-        **extra,
-    )
+from tiny import tiny_spec
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(tiny_models, tmp_path_factory):
     """A folder and a file of the same weights, by kind."""
     made = {}
 
     def save(kind):
         if kind not in made:
             root = tmp_path_factory.mktemp(kind)
-            file = write_checkpoint(root / "tiny.safetensors", kind)
-            pipeline(load_checkpoint(file)).save_pretrained(root / "tiny")
+            file = shutil.copy(tiny_models.file(kind), root / "tiny.safetensors")
+            official_pipeline(load_checkpoint(file)).save_pretrained(root / "tiny")
             made[kind] = root / "tiny", file
         return made[kind]
 
@@ -137,7 +91,7 @@ def test_the_official_models_convert_to_the_official_layouts(kind):
             "text_encoder": transformers_text(tower),
         }
         if spec.depth is not None:
-            parts["depth_estimator"] = in_transformers(DPTHybrid(spec.depth))
+            parts["depth_estimator"] = transformers_depth(DPTHybrid(spec.depth))
         if spec.image is not None:
             parts["image_encoder"] = transformers_image(ImageTower(spec.image))
         converted = {}

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers import declared
 from PIL import Image
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, WEB_DIRECTORY
 
@@ -27,11 +28,6 @@ SECTIONS = ("Graph", "Inputs", "Outputs", "Tips", "When something goes wrong", "
 CHINESE = re.compile("[\u4e00-\u9fff]")
 # what a ComfyUI installation has already, from its requirements.txt
 WITH_COMFYUI = {"torch", "safetensors", "einops", "numpy", "Pillow", "tqdm"}
-
-
-def declared(node):
-    inputs = NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
-    return {**inputs["required"], **inputs.get("optional", {})}
 
 
 def english(node):
@@ -125,6 +121,7 @@ def test_every_node_has_a_help_page():
     assert {path.stem for path in PAGES.glob("SD2*.md")} == set(NODE_CLASS_MAPPINGS)
 
 
+@pytest.mark.cosmetics
 @pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
 def test_help_page_tells_of_every_input_and_output(node):
     cls, page = NODE_CLASS_MAPPINGS[node], sections(node)
@@ -136,6 +133,7 @@ def test_help_page_tells_of_every_input_and_output(node):
     assert outputs == list(zip(names, cls.RETURN_TYPES, strict=True))
 
 
+@pytest.mark.cosmetics
 @pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
 def test_help_page_names_nodes_pictures_and_messages_that_exist(node):
     text = "".join(sections(node).values())
@@ -146,10 +144,12 @@ def test_help_page_names_nodes_pictures_and_messages_that_exist(node):
     assert [message for row in said for message in row if message not in messages()] == []
 
 
+@pytest.mark.cosmetics
 def test_english_is_what_the_code_says():
     assert locale("en") == {node: english(node) for node in NODE_CLASS_MAPPINGS}, "run python tests/test_docs.py"
 
 
+@pytest.mark.cosmetics
 @pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
 def test_chinese_translates_everything(node):
     translated = dict(texts(locale("zh")[node]))

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.unet import timestep_embedding
 from sd2_family.models.weights_file import read
-from sd2_family.pipeline import depth, upscale
+from sd2_family.pipeline import upscale
+from sd2_family.pipeline.components import load
 from sd2_family.training import (
     autoencoder_phase,
     dataset,
@@ -25,12 +26,13 @@ from sd2_family.training import (
     networks,
     object_classifier,
     random_crops,
+    random_masks,
     trainer,
     unclip_phase,
     upscale_phase,
     warm_start,
 )
-from sd2_family.training.latent_cache import encode, scene_latents, tokens_of
+from sd2_family.training.latent_cache import scene_latents, tokens_of
 from sd2_family.training.train import PHASES
 from sd2_family.training.trainer import Plan
 
@@ -75,7 +77,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(folder):
-    return scene_latents(folder, autoencoder_phase.load_autoencoder(folder), networks.AUTOENCODER.scale)
+    return scene_latents(folder, autoencoder_phase.load_autoencoder(folder))
 
 
 @pytest.mark.parametrize("phase", MODULES)
@@ -197,8 +199,8 @@ def test_flat_colors_survive_normalization():
 def files(folder, tmp_path_factory):
     """The file of each phase."""
     out = tmp_path_factory.mktemp("out")
-    autoencoder, vocabulary = autoencoder_phase.load_autoencoder(folder), torch.arange(0, 60)
-    return {phase: export.write(phase, folder, out, autoencoder, vocabulary) for phase in ("base", *MODULES)}
+    vae, vocabulary = autoencoder_phase.load_autoencoder(folder), torch.arange(0, 60)
+    return {phase: export.write(phase, folder, out, vae, vocabulary) for phase in ("base", *MODULES)}
 
 
 @pytest.mark.parametrize("phase", MODULES)
@@ -289,18 +291,36 @@ def test_what_a_phase_goes_on_from(tmp_path, phase, files, before):
     assert warm_start.predecessor(phase, tmp_path) == tmp_path / f"{before}.pt"
 
 
-def test_depth_is_seen_as_the_node_shows_it():
-    maps = torch.rand(3, 128, 128) * torch.tensor([1.0, 50.0, 0.0])[:, None, None]
-    assert torch.allclose(depth_phase.depth_channel(maps, 16), depth.fit(maps[:, None], 16, 16), atol=1e-6)
+def test_each_small_image_is_noised_to_its_level():
+    """As far as the reference's schedule, written out here, noises it."""
+    alphas = np.cumprod(1 - np.linspace(1e-4**0.5, 2e-2**0.5, 1000) ** 2)
+    small, noise, levels = torch.rand(3, 3, 8, 8) * 2 - 1, torch.randn(3, 3, 8, 8), [0, 120, 350]
+    found = upscale.add_noise(small, torch.tensor(levels), noise)
+    for i, level in enumerate(levels):
+        expected = alphas[level] ** 0.5 * small[i] + (1 - alphas[level]) ** 0.5 * noise[i]
+        assert torch.allclose(found[i], expected, atol=1e-6)
 
 
-def test_the_small_image_is_noised_as_the_node_does():
-    large = torch.rand(1, 3, 32, 32) * 2 - 1
-    small = large.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
-    options = upscale.options(small.movedim(1, -1) / 2 + 0.5, 120, 9)
-    expected, level = upscale.condition(options, torch.zeros(1, 4, 8, 8))
-    found = upscale_phase.noised(upscale_phase.shrink(large), level, torch.Generator().manual_seed(9))
-    assert torch.allclose(found, expected, atol=1e-6)
+def test_latents_are_those_of_the_images_and_of_their_masked_copies(folder, scenes):
+    """Against the network itself, in -1..1 and a batch at once: rounding alone differs."""
+    vae = autoencoder_phase.load_autoencoder(folder)
+    images, notes = dataset.scenes(folder, SCENES)
+    masks = torch.stack(
+        [
+            torch.from_numpy(random_masks.random_mask(np.random.default_rng((i, 2)), dataset.SIZE, note["boxes"]))
+            for i, note in enumerate(notes)
+        ]
+    )
+    x = dataset.to_tensor(images)
+    with torch.no_grad():
+        found = {
+            "images": networks.AUTOENCODER.scale * vae.autoencoder.encode(x),
+            "masked": networks.AUTOENCODER.scale * vae.autoencoder.encode(x * (1 - masks[:, None])),
+            "gray": networks.AUTOENCODER.scale * vae.autoencoder.encode(torch.zeros(1, 3, 128, 128)),
+            "masks": masks.unflatten(2, (16, 8)).unflatten(1, (16, 8)).amax((2, 4))[:, None],
+        }
+    for name, expected in found.items():
+        assert torch.allclose(getattr(scenes, name), expected, atol=1e-4), name
 
 
 def test_the_depth_loss_knows_no_scale_and_no_shift():
@@ -321,8 +341,8 @@ def test_the_tower_is_exported_normalized(folder):
 def test_the_upscalers_latents_are_normalized(folder):
     images, _ = dataset.large_scenes(folder, SCENES)
     _, sharp = random_crops.random_crops(images, 64, np.random.default_rng(0), upscale_phase.LARGEST_CROP)
-    z = encode(
-        upscale_phase.load_upscale_autoencoder(folder), upscale_phase.AUTOENCODER.scale, dataset.to_tensor(sharp)
+    z = upscale_phase.AUTOENCODER.scale * upscale_phase.load_upscale_autoencoder(folder).encode(
+        dataset.to_floats(sharp)
     )
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
     assert (z.std((0, 2, 3)) - 1).abs().max() < 1e-3
@@ -352,10 +372,8 @@ def test_what_the_files_do_is_measured_and_drawn(files, folder, phase, starts, s
     monkeypatch.setattr(evaluate_family, "generate", partial(generation.generate, steps=2))
     monkeypatch.setattr(evaluate_family, "load_classifier", lambda folder: object_classifier.Classifier().eval())
     monkeypatch.setattr(dataset, "LARGE", 64)
-    model = load_checkpoint(files[phase], dtype=torch.float32)
-    if model.depth:
-        model.depth.float()
-    lines = list(evaluate_family.MEASURES[phase](model, folder, 2, tmp_path / "sheet.png"))
+    loaded = load(files[phase], dtype=torch.float32)
+    lines = list(evaluate_family.MEASURES[phase](loaded, folder, 2, tmp_path / "sheet.png"))
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * len(starts)
     assert "nan" not in "".join(lines)
     assert Image.open(tmp_path / "sheet.png").size == size

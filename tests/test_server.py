@@ -6,6 +6,7 @@ import sys
 import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from fake_server import FakeServer
+from helpers import scaling, write
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import main
@@ -13,7 +14,6 @@ from sd2_family.headless.image_files import png_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
 from shipped import WORKFLOWS, named
-from test_cli import canvas, write
 
 
 @pytest.fixture
@@ -25,12 +25,8 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The working directory, with a picture and a workflow that scales and saves it."""
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (8, 8), "blue").save("in.png")
-    write(canvas())
-    return tmp_path
+def folder(scaling_folder):
+    return scaling_folder
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def test_a_run_brings_its_pictures_here_and_names_them(run, folder, capsys):
 def test_what_is_queued_is_the_workflow_with_its_values_set(run, server, folder):
     assert run("--set", "Scale.width=24") == 0
     (job,) = server.jobs
-    set_canvas = canvas()
+    set_canvas = scaling()
     set_canvas["nodes"][1]["widgets_values"][1] = 24
     assert job["prompt"] == graph.from_json(set_canvas, LIBRARY).prompt
     assert job["extra_data"] == {"extra_pnginfo": {"workflow": set_canvas}}
@@ -64,7 +60,7 @@ def test_what_is_queued_is_the_workflow_with_its_values_set(run, server, folder)
 
 
 def test_api_format_and_pictures_are_queued_as_they_are(server, folder):
-    prompt = graph.from_json(canvas(), LIBRARY).prompt
+    prompt = graph.from_json(scaling(), LIBRARY).prompt
     write(prompt)
     assert main(["run", "w.json", "--server", server.url.removeprefix("http://")]) == 0
     assert main(["run", "output/big_00001_.png", "--server", f"{server.url}/", "--input-dir", "."]) == 0
@@ -75,7 +71,7 @@ def test_api_format_and_pictures_are_queued_as_they_are(server, folder):
 def test_pictures_are_uploaded_from_where_they_are_looked_up(run, server, folder):
     (folder / "photos" / "clipspace").mkdir(parents=True)
     (folder / "in.png").rename(folder / "photos" / "clipspace" / "mask.png")
-    data = canvas()
+    data = scaling()
     data["nodes"][0]["widgets_values"][0] = "clipspace/mask.png [input]"  # as the mask editor names what it saves
     data["nodes"].append({"id": 4, "type": "LoadImageMask", "widgets_values": ["clipspace/mask.png", "red", "image"]})
     write(data)
@@ -114,7 +110,7 @@ def test_a_picture_that_only_the_server_has_is_left_there(run, server, name):
 
 
 def test_what_the_canvas_has_beside_nodes_is_resolved(run, server):
-    data = canvas()
+    data = scaling()
     data["nodes"][1] |= {"mode": 4, "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}]}  # bypassed
     data["nodes"].append({"id": 4, "type": "PrimitiveNode", "widgets_values": ["big"]})
     data["nodes"][2]["inputs"].append({"name": "filename_prefix", "widget": {"name": "filename_prefix"}, "link": 3})
@@ -135,7 +131,7 @@ def test_our_workflows_are_converted_as_comfy_cli_does(path, server):
 
 def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, folder, capsys):
     (folder / "in.png").unlink()
-    data = canvas()
+    data = scaling()
     data["nodes"].append({"id": 4, "type": "Unknown"})
     data["nodes"].append({"id": 5, "type": "LoadImage", "widgets_values": ["../up.png", "image"]})
     write(data)
@@ -268,7 +264,7 @@ def test_a_node_that_fails_is_one_sentence_and_status_1(run, server, folder, cap
 
 
 def test_text_is_shown(server, capsys):
-    data = graph.from_json(canvas(), LIBRARY).prompt
+    data = graph.from_json(scaling(), LIBRARY).prompt
     write(data | {"9": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}, "_meta": {"title": "Look"}}})
     assert main(["run", "w.json", "--server", server.url]) == 0
     assert "Look: said" in lines(capsys)

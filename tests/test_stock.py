@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sd2_family.headless import image_files as images
 from sd2_family.headless import stock
 from sd2_family.headless import stock_files as files
+from sd2_family.headless.image_files import png_text
 from sd2_family.headless.inputs import hidden_of, inputs_of
+from sd2_family.pipeline import pil as images
 from torch.nn import functional as F
 
 
@@ -169,7 +170,7 @@ def test_save_image_round_trip_and_embedded_workflow(folders):
     path = folders / "out" / "a_00001_.png"
     image, _ = images.load(path)
     assert torch.equal(image, pixels)
-    text = {key: json.loads(value) for key, value in images.png_text(path).items()}
+    text = {key: json.loads(value) for key, value in png_text(path).items()}
     assert text == {"prompt": prompt, "workflow": ui}
 
 

@@ -3,22 +3,14 @@
 import open_clip
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from diffusers_keys import diffusers_unet, diffusers_vae, transformers_text
-from sd2_family import NODE_CLASS_MAPPINGS
+from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers_keys import BETAS, NO_CHECKER, diffusers_ddim, pipeline_of, transformers_text
+from helpers import picture, prompts, sample
 from sd2_family.headless.library import LIBRARY
 from sd2_family.samplers.noise import starting_noise
-from tiny import write_checkpoint
 
 CFG, SEED = 7.5, 7
 PROMPT, NEGATIVE = "a red cat on a beach", "blurry"
-SETTINGS = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
 
 
 class EpsilonPNDM(PNDMScheduler):
@@ -31,37 +23,9 @@ class EpsilonPNDM(PNDMScheduler):
 
 def scheduler(sampler_name, prediction):
     if sampler_name == "ddim":
-        return DDIMScheduler(**SETTINGS, clip_sample=False, prediction_type=prediction)
+        return diffusers_ddim(prediction)
     pndm = PNDMScheduler if prediction == "epsilon" else EpsilonPNDM
-    return pndm(**SETTINGS, skip_prk_steps=True, prediction_type="epsilon")
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Our loader's outputs for a kind."""
-    (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
-
-    def load(kind):
-        write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors", kind)
-        return NODE_CLASS_MAPPINGS["SD2CheckpointLoader"]().load("tiny.safetensors")[:3]
-
-    return load
-
-
-def pipeline_of(pipeline_class, model, vae, scheduler):
-    pipeline = pipeline_class(
-        vae=diffusers_vae(vae.autoencoder, vae.spec),
-        text_encoder=None,
-        tokenizer=None,
-        unet=diffusers_unet(model.unet),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pndm(**BETAS, set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True, prediction_type="epsilon")
 
 
 def embeddings(clip):
@@ -74,14 +38,10 @@ def embeddings(clip):
     return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
 
 
-def sample(model, clip, *, steps, sampler_name, latent, denoise=1.0):
-    positive, negative = (
-        NODE_CLASS_MAPPINGS["SD2CLIPTextEncode"]().encode(clip, text)[0] for text in (PROMPT, NEGATIVE)
-    )
-    sampler = NODE_CLASS_MAPPINGS["SD2KSampler"]()
-    return sampler.sample(model, SEED, steps, CFG, sampler_name, "ldm", positive, negative, latent, denoise)[0][
-        "samples"
-    ]
+def sampled(file, latent, **widgets):
+    """Our latent, scaled as diffusers has it."""
+    sides = prompts(file, PROMPT, NEGATIVE)
+    return sample(file, *sides, {"samples": latent}, seed=SEED, cfg=CFG, **widgets)["samples"] * file.vae.spec.scale
 
 
 @pytest.mark.parametrize(
@@ -96,16 +56,18 @@ def sample(model, clip, *, steps, sampler_name, latent, denoise=1.0):
     ],
 )
 def test_text_to_image(load, kind, sampler_name, steps):
-    model, clip, vae = load(kind)
-    latent = {"samples": torch.zeros(1, 4, 8, 12)}
-    ours = sample(model, clip, steps=steps, sampler_name=sampler_name, latent=latent) * vae.spec.scale
-    theirs = pipeline_of(StableDiffusionPipeline, model, vae, scheduler(sampler_name, model.prediction))(
-        **embeddings(clip),
+    file = load(kind)
+    latent = torch.zeros(1, 4, 8, 12)
+    ours = sampled(file, latent, steps=steps, sampler_name=sampler_name)
+    theirs = pipeline_of(
+        StableDiffusionPipeline, file, scheduler=scheduler(sampler_name, file.model.prediction), **NO_CHECKER
+    )(
+        **embeddings(file.clip),
         height=64,
         width=96,
         num_inference_steps=steps,
         guidance_scale=CFG,
-        latents=starting_noise(latent["samples"], SEED),
+        latents=starting_noise(latent, SEED),
         output_type="latent",
     ).images
     assert theirs.std() > 0.5
@@ -115,15 +77,16 @@ def test_text_to_image(load, kind, sampler_name, steps):
 @pytest.mark.parametrize("kind", ["v1", "v2-base", "v2-v"])
 @pytest.mark.parametrize("strength", [0.35, 0.8])  # 3 and 8 of ten steps: what is left of one is dropped
 def test_image_to_image(load, kind, strength):
-    model, clip, vae = load(kind)
-    image = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(1))
-    (latent,) = LIBRARY.classes["VAEEncode"]().encode(vae, image)
-    ours = sample(model, clip, steps=10, sampler_name="ddim", latent=latent, denoise=strength) * vae.spec.scale
-    pipeline = pipeline_of(StableDiffusionImg2ImgPipeline, model, vae, scheduler("ddim", model.prediction))
+    file, image = load(kind), picture(64, 96)
+    (latent,) = LIBRARY.classes["VAEEncode"]().encode(file.vae, image)
+    ours = sampled(file, latent["samples"], steps=10, denoise=strength)
+    pipeline = pipeline_of(
+        StableDiffusionImg2ImgPipeline, file, scheduler=diffusers_ddim(file.model.prediction), **NO_CHECKER
+    )
     with torch.no_grad():  # given as a latent: of a picture it would take a sample, and draw the noise after that
-        encoded = pipeline.vae.encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mode() * vae.spec.scale
+        encoded = pipeline.vae.encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mode() * file.vae.spec.scale
     theirs = pipeline(
-        **embeddings(clip),
+        **embeddings(file.clip),
         image=encoded,
         strength=strength,
         num_inference_steps=10,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sd2_family.pipeline.components import VAE
 from sd2_family.samplers.schedule import NoiseSchedule
 from sd2_family.training import export, networks, objectives, random_masks, trainer, unpack, warm_start
 from sd2_family.training.latent_cache import tokens_of
@@ -116,7 +117,8 @@ def test_inputs_are_not_lost_silently():
 
 def test_training_goes_on_from_an_exported_checkpoint(tmp_path):
     autoencoder, model = networks.AutoencoderKL(networks.AUTOENCODER), a_trained_model(9)
-    found = unpack.unpacked(export.checkpoint(model.state_dict(), autoencoder))
+    vae = VAE(autoencoder, networks.AUTOENCODER)
+    found = unpack.unpacked(export.checkpoint(model.state_dict(), vae))
     for state, network in (("autoencoder", autoencoder), ("start", model)):
         assert found[state].keys() == network.state_dict().keys()
         for name, weight in network.state_dict().items():

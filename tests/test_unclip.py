@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file, save_file
+from helpers import call, empty, picture, prompts, sample
+from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.backends import backend
 from sd2_family.headless import stock
@@ -16,13 +17,9 @@ from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.detection import inspect
 from sd2_family.models.noise_augmentation import NoiseAugmentation, Statistics, squared_cosine_betas
 from sd2_family.pipeline.unclip import ImageEmbedding, class_condition
-from tiny import tiny_state, write_checkpoint
+from tiny import tiny_state
 
 DIM = 64
-
-
-def call(name, *args, **kwargs):
-    return getattr(NODE_CLASS_MAPPINGS[name](), NODE_CLASS_MAPPINGS[name].FUNCTION)(*args, **kwargs)
 
 
 def embedding(seed, count=1, dim=DIM):
@@ -139,54 +136,44 @@ def test_weights_that_cancel_out_are_refused():
 # ---- files
 
 
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    for kind in ("unclip-h", "unclip-l", "v2-base"):
-        write_checkpoint(folder / f"{kind}.safetensors", kind)
-    monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
-    return folder
+def sampled(file, positive):
+    return sample(file, positive, prompts(file)[1], empty())["samples"]
 
 
-def sample(loaded, positive):
-    (negative,) = call("SD2CLIPTextEncode", loaded.clip, "")
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    return call("SD2KSampler", loaded.model, 1, 2, 3.0, "ddim", "ldm", positive, negative, latent)[0]["samples"]
+def text(file):
+    return prompts(file)[0]
 
 
-def text(loaded):
-    return call("SD2CLIPTextEncode", loaded.clip, "a cat")[0]
-
-
-def test_pictures_guide_beside_and_without_a_prompt(models):
-    loaded = backend.load_checkpoint("unclip-h.safetensors")
-    picture = torch.rand(2, 40, 50, 3)
-    outputs = [stock.CLIPVisionEncode().encode(loaded.clip_vision, one[None], "none")[0] for one in picture]
-    results = [sample(loaded, text(loaded))]
+def test_pictures_guide_beside_and_without_a_prompt(load):
+    file = load("unclip-h")
+    outputs = [
+        stock.CLIPVisionEncode().encode(file.clip_vision, one[None], "none")[0] for one in picture(40, 50, count=2)
+    ]
+    results = [sampled(file, text(file))]
     for output in outputs:
-        results.append(sample(loaded, call("SD2UnCLIPConditioning", text(loaded), output, 1.0, 0, 0)[0]))
+        results.append(sampled(file, call("SD2UnCLIPConditioning", text(file), output, 1.0, 0, 0)[0]))
     assert all(result.isfinite().all() for result in results)
     assert (results[0] - results[1]).abs().max() > 0.01
     assert (results[1] - results[2]).abs().max() > 0.01
 
 
-def test_wrong_pairings_say_what_to_load(models):
-    h, low, plain = (backend.load_checkpoint(f"{kind}.safetensors") for kind in ("unclip-h", "unclip-l", "v2-base"))
-    picture = torch.rand(1, 32, 32, 3)
+def test_wrong_pairings_say_what_to_load(load):
+    h, low, plain = (load(kind) for kind in ("unclip-h", "unclip-l", "v2-base"))
+    image = picture(32, 32)
     with pytest.raises(ValueError, match=r"^v2-base.safetensors has no image encoder; unCLIP needs sd21-"):
-        stock.CLIPVisionEncode().encode(plain.clip_vision, picture, "center")
-    (narrow,) = call("SD2UnCLIPConditioning", text(h), low.clip_vision.encode_image(picture), 1.0, 0, 0)
+        stock.CLIPVisionEncode().encode(plain.clip_vision, image, "center")
+    (narrow,) = call("SD2UnCLIPConditioning", text(h), low.clip_vision.encode_image(image), 1.0, 0, 0)
     with pytest.raises(ValueError, match=r"are 48-dim, but unclip-h.safetensors expects 64; use the clip_v"):
-        sample(h, narrow)
-    (on_plain,) = call("SD2UnCLIPConditioning", text(plain), h.clip_vision.encode_image(picture), 1.0, 0, 0)
+        sampled(h, narrow)
+    (on_plain,) = call("SD2UnCLIPConditioning", text(plain), h.clip_vision.encode_image(image), 1.0, 0, 0)
     with pytest.raises(
         ValueError, match=r"kind v2-base.*an image embedding, which needs a checkpoint of kind unclip-h or unclip-l"
     ):
-        sample(plain, on_plain)
+        sampled(plain, on_plain)
 
 
-def test_statistics_of_l_come_from_beside_the_file_and_their_lack_is_told(models, caplog):
+def test_statistics_of_l_come_from_beside_the_file_and_their_lack_is_told(own_models, caplog):
+    models = own_models("unclip-h", "unclip-l")
     path = models / "unclip-l.safetensors"
     with caplog.at_level(logging.WARNING, logger="sd2_family"):
         report = load_checkpoint(path).report
@@ -216,11 +203,11 @@ def test_statistics_of_l_come_from_beside_the_file_and_their_lack_is_told(models
         inspect(path)
 
 
-def test_statistics_in_the_file_itself(models):
+def test_statistics_in_the_file_itself(tmp_path):
     state = tiny_state("unclip-l")
     state |= {"noise_augmentor.data_mean": torch.full((1, 48), 2.0), "noise_augmentor.data_std": torch.ones(1, 48)}
-    save_file(state, models / "own.safetensors")
-    loaded = load_checkpoint(models / "own.safetensors")
+    save_file(state, tmp_path / "own.safetensors")
+    loaded = load_checkpoint(tmp_path / "own.safetensors")
     assert loaded.noise_augmentation.data_mean.eq(2).all()
     assert "from the file itself" in loaded.report
 
@@ -247,14 +234,14 @@ def test_a_near_miss_is_refused_by_name(tmp_path, key, problem):
         load_checkpoint(tmp_path / "x.safetensors")
 
 
-def test_a_file_without_tower_or_tables_still_loads(models):
+def test_a_file_without_tower_or_tables_still_loads(tmp_path):
     state = {
         key: tensor
-        for key, tensor in load_file(models / "unclip-h.safetensors").items()
+        for key, tensor in tiny_state("unclip-h").items()
         if not key.startswith(("embedder.", "noise_augmentor."))
     }
-    save_file(state, models / "bare.safetensors")
-    loaded = backend.load_checkpoint("bare.safetensors")
+    save_file(state, tmp_path / "bare.safetensors")
+    loaded = backend.load_checkpoint(str(tmp_path / "bare.safetensors"))
     with pytest.raises(ValueError, match=r"bare.safetensors has no image encoder"):
         loaded.clip_vision.encode_image(torch.rand(1, 8, 8, 3))
     assert torch.equal(loaded.model.noise_augmentation.betas, NoiseAugmentation(DIM).betas)

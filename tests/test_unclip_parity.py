@@ -1,33 +1,33 @@
 """unCLIP through our nodes against diffusers' pipeline, on the same random weights, statistics and noise."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableUnCLIPImg2ImgPipeline
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from diffusers_keys import diffusers_ddim, diffusers_unet, diffusers_vae, transformers_image, transformers_text
+from diffusers_keys import diffusers_ddim, diffusers_unet, pipeline_of, transformers_image, transformers_text
+from helpers import call, empty, picture, prompts, sample
 from safetensors.torch import save_file
-from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.backends import backend
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.clip_image import preprocess
 from sd2_family.pipeline.unclip import class_condition
 from sd2_family.samplers.noise import starting_noise
-from tiny import write_checkpoint
 
 STEPS, CFG, SEED, LEVEL = 10, 5.0, 7, 250
 KINDS = ("unclip-h", "unclip-l")
 
 
-@pytest.fixture(params=KINDS)
-def loaded(request, tmp_path, monkeypatch):
-    (tmp_path / "checkpoints").mkdir()
-    write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors", request.param)
+@pytest.fixture(params=KINDS, scope="module")
+def loaded(request, tiny_models, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param) / "tiny.safetensors"
+    shutil.copy(tiny_models.file(request.param), path)
     if request.param == "unclip-l":
         generator = torch.Generator().manual_seed(3)
         statistics = {"mean": torch.randn(48, generator=generator), "std": torch.rand(48, generator=generator) + 0.5}
-        save_file(statistics, tmp_path / "checkpoints" / "ViT-L-14_stats.safetensors")
-    monkeypatch.setenv("SD2_MODELS_DIR", str(tmp_path))
-    return backend.load_checkpoint("tiny.safetensors")
+        save_file(statistics, path.with_name("ViT-L-14_stats.safetensors"))
+    return backend.load_checkpoint(str(path))
 
 
 def pipeline(loaded):
@@ -35,35 +35,25 @@ def pipeline(loaded):
     augmentation = loaded.model.noise_augmentation
     normalizer = StableUnCLIPImageNormalizer(augmentation.dim)
     normalizer.mean.data, normalizer.std.data = augmentation.data_mean[None], augmentation.data_std[None]
-    unet = diffusers_unet(loaded.model.unet)
-    unet.register_to_config(sample_size=8)
-    pipe = StableUnCLIPImg2ImgPipeline(
-        feature_extractor=None,
+    return pipeline_of(
+        StableUnCLIPImg2ImgPipeline,
+        loaded,
         image_encoder=transformers_image(loaded.clip_vision.tower),
         image_normalizer=normalizer,
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        tokenizer=None,
         text_encoder=transformers_text(loaded.clip.tower),
-        unet=unet,
         scheduler=diffusers_ddim("v_prediction"),
-        vae=diffusers_vae(loaded.vae.autoencoder, loaded.vae.spec),
     )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def node(name, *args, **kwargs):
-    return getattr(NODE_CLASS_MAPPINGS[name](), NODE_CLASS_MAPPINGS[name].FUNCTION)(*args, **kwargs)[0]
 
 
 def conditioned(loaded, image):
-    positive, negative = (node("SD2CLIPTextEncode", loaded.clip, text) for text in ("a (red:1.2) cat", ""))
+    positive, negative = prompts(loaded)
     output = loaded.clip_vision.encode_image(image, crop=False)
-    return node("SD2UnCLIPConditioning", positive, output, 0.3, LEVEL, SEED), negative
+    return call("SD2UnCLIPConditioning", positive, output, 0.3, LEVEL, SEED)[0], negative
 
 
 def test_class_condition(loaded):
-    image = torch.rand(1, 40, 56, 3, generator=torch.Generator().manual_seed(1))
+    image = picture(40, 56)
     positive, negative = conditioned(loaded, image)
     theirs = pipeline(loaded)._encode_image(
         image=preprocess(image, loaded.clip_vision.tower.spec.image_size),
@@ -93,10 +83,9 @@ def test_unet(loaded):
 
 
 def test_ten_ddim_steps(loaded):
-    image = torch.rand(1, 40, 56, 3, generator=torch.Generator().manual_seed(1))
+    image = picture(40, 56)
     positive, negative = conditioned(loaded, image)
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    ours = node("SD2KSampler", loaded.model, SEED, STEPS, CFG, "ddim", "ldm", positive, negative, latent)["samples"]
+    ours = sample(loaded, positive, negative, empty(), seed=SEED, steps=STEPS, cfg=CFG)["samples"]
     theirs = pipeline(loaded)(
         image=preprocess(image, loaded.clip_vision.tower.spec.image_size),
         prompt_embeds=positive[0][0],

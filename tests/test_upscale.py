@@ -3,49 +3,29 @@
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
-from diffusers_keys import diffusers_unet, diffusers_vae
-from sd2_family import NODE_CLASS_MAPPINGS
-from sd2_family.backends import backend
+from diffusers_keys import pipeline_of
+from helpers import call, prompts, sample
 from sd2_family.pipeline import blend, upscale
 from sd2_family.samplers.noise import starting_noise
-from tiny import write_checkpoint
+from tiny import tiny_spec
 
 STEPS, CFG, SEED, NOISE_SEED, LEVEL = 10, 5.0, 7, 11, 20
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 2e-2, "beta_schedule": "scaled_linear"}
-PROMPTS = ("a (red:1.2) cat", "")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "checkpoints"
-    folder.mkdir()
-    for kind in ("x4", "v2-base", "v2-inpaint"):
-        write_checkpoint(folder / f"{kind}.safetensors", kind)
-    spec = tiny.tiny_spec("x4")
-    # the levels of the real one: a deepest that alone attends to itself, and sees the picture 8 times smaller
+def deep(tiny_models):
+    """The levels of the real one: a deepest that alone attends to itself, and sees the picture 8 times smaller."""
+    spec = tiny_spec("x4")
     levels = {"channel_mult": (1, 2, 2, 4), "attention": (False, True, True, True)}
     unet = replace(spec.unet, model_channels=32, **levels, self_attention=(False, False, False, True))
-    with pytest.MonkeyPatch.context() as patch:
-        autoencoder = replace(spec.autoencoder, channels=8, channel_mult=(1, 1, 1))
-        patch.setattr(tiny, "tiny_spec", lambda kind: replace(spec, unet=unet, autoencoder=autoencoder))
-        write_checkpoint(folder / "x4-deep.safetensors", "x4")
-    return folder
+    autoencoder = replace(spec.autoencoder, channels=8, channel_mult=(1, 1, 1))
+    return tiny_models.file("x4", "x4-deep", spec=replace(spec, unet=unet, autoencoder=autoencoder)).stem
 
 
-@pytest.fixture
-def load(folder, monkeypatch):
-    monkeypatch.setenv("SD2_MODELS_DIR", str(folder.parent))
-    return lambda name: backend.load_checkpoint(f"{name}.safetensors")
-
-
-def call(node, *args, **kwargs):
-    return getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(*args, **kwargs)
-
-
-def picture(height, width, count=1):
+def smooth(height, width, count=1):
     """Smooth colours, everywhere alike."""
     coarse = torch.rand(count, 3, height // 8 + 2, width // 8 + 2, generator=torch.Generator().manual_seed(3))
     fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
@@ -53,13 +33,11 @@ def picture(height, width, count=1):
 
 
 def prepared(file, image, level=LEVEL):
-    sides = [call("SD2CLIPTextEncode", file.clip, text)[0] for text in PROMPTS]
-    return call("SD2UpscaleConditioning", *sides, image, level, NOISE_SEED)
+    return call("SD2UpscaleConditioning", *prompts(file), image, level, NOISE_SEED)
 
 
 def sampled(file, positive, negative, latent, steps=STEPS, **options):
-    given = (file.model, SEED, steps, CFG, "ddim", "ldm", positive, negative, latent)
-    return call("SD2KSampler", *given, **options)[0]
+    return sample(file, positive, negative, latent, seed=SEED, steps=steps, cfg=CFG, **options)
 
 
 # against diffusers
@@ -68,24 +46,20 @@ def sampled(file, positive, negative, latent, steps=STEPS, **options):
 @pytest.fixture
 def pipeline(load):
     file = load("x4")
-    pipeline = StableDiffusionUpscalePipeline(
-        vae=diffusers_vae(file.vae.autoencoder, file.vae.spec),
-        text_encoder=None,
-        tokenizer=None,
-        unet=diffusers_unet(file.model.unet),
+    return pipeline_of(
+        StableDiffusionUpscalePipeline,
+        file,
         low_res_scheduler=DDPMScheduler(**SCHEDULE),
         scheduler=DDIMScheduler(
             **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
         ),
         max_noise_level=350,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.mark.parametrize("level", [0, 20, 350])
 def test_the_noised_picture_is_diffusers(pipeline, level):
-    image = picture(24, 40, count=2)
+    image = smooth(24, 40, count=2)
     ours, label = upscale.condition(upscale.options(image, level, NOISE_SEED), torch.zeros(2, 4, 24, 40))
     x = pipeline.image_processor.preprocess(image.movedim(-1, 1))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
@@ -98,7 +72,7 @@ def test_the_noised_picture_is_diffusers(pipeline, level):
 @pytest.mark.parametrize("level", [20, 150])
 def test_ten_ddim_steps_and_the_picture(load, pipeline, level):
     file = load("x4")
-    image = picture(24, 40)
+    image = smooth(24, 40)
     positive, negative, latent = prepared(file, image, level)
     samples = sampled(file, positive, negative, latent)
     (decoded,) = call("SD2VAEDecode", samples, file.vae)
@@ -123,7 +97,7 @@ def test_ten_ddim_steps_and_the_picture(load, pipeline, level):
 
 def test_another_noise_level_is_another_class(load):
     file = load("x4")
-    positive, negative, latent = prepared(file, picture(16, 16))
+    positive, negative, latent = prepared(file, smooth(16, 16))
     first = sampled(file, positive, negative, latent, steps=2)["samples"]
     lowres_noise = positive[0][1]["noise_augmentation_seed"]
     assert lowres_noise == NOISE_SEED
@@ -133,9 +107,9 @@ def test_another_noise_level_is_another_class(load):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (20, 12)])
-def test_any_size_and_a_batch(load, size):
-    file = load("x4-deep")
-    samples = sampled(file, *prepared(file, picture(*size, count=2)), steps=1)
+def test_any_size_and_a_batch(load, deep, size):
+    file = load(deep)
+    samples = sampled(file, *prepared(file, smooth(*size, count=2)), steps=1)
     (decoded,) = call("SD2VAEDecode", samples, file.vae)
     assert decoded.shape == (2, 4 * size[0], 4 * size[1], 3)
 
@@ -152,9 +126,9 @@ def psnr(a, b):
     # dB; what is seen is 40 with random weights, and 30 without an overlap, 52 with the demo's
     [("x4-deep", 2, 35), pytest.param("sd2-demo-x4", STEPS, 45, marks=pytest.mark.slow)],
 )
-def test_tiles_agree_with_the_whole_and_show_no_seam(load, monkeypatch, name, steps, least):
+def test_tiles_agree_with_the_whole_and_show_no_seam(load, deep, monkeypatch, name, steps, least):
     file = load(name)
-    given = prepared(file, picture(200, 300))
+    given = prepared(file, smooth(200, 300))
     calls = []
     forward = file.model.unet.forward
     monkeypatch.setattr(file.model.unet, "forward", lambda x, *a: (calls.append(x.shape[2:]), forward(x, *a))[1])
@@ -162,7 +136,7 @@ def test_tiles_agree_with_the_whole_and_show_no_seam(load, monkeypatch, name, st
     def enlarged(tile):
         monkeypatch.setattr(upscale, "TILE", tile)
         monkeypatch.setattr(upscale, "OVERLAP", tile // 4)
-        samples = call("SD2KSampler", file.model, SEED, steps, 1.0, "ddim", "ldm", *given)[0]
+        samples = sample(file, *given, seed=SEED, steps=steps, cfg=1.0)
         return call("SD2VAEDecode", samples, file.vae, 256)[0]
 
     whole, tiles = enlarged(300), enlarged(128)
@@ -222,8 +196,8 @@ def test_what_is_held_at_once_does_not_grow():
 
 @pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.1), (0.6, 0.0), (1.5, -0.2), (0.0, 1.0)])
 def test_the_mean_colour_is_kept(gain, offset):
-    reference = picture(50, 75, count=2) * torch.tensor([1.0, 0.5, 0.02])
-    image = (picture(200, 300, count=2) * gain + offset).clamp(0, 1)
+    reference = smooth(50, 75, count=2) * torch.tensor([1.0, 0.5, 0.02])
+    image = (smooth(200, 300, count=2) * gain + offset).clamp(0, 1)
     (matched,) = call("SD2ColorMatch", image, reference)
     assert matched.min() >= 0
     assert matched.max() <= 1
@@ -234,9 +208,9 @@ def test_the_mean_colour_is_kept(gain, offset):
 
 
 def test_one_reference_serves_a_batch():
-    image = picture(20, 30, count=3)
-    matched = blend.match_mean(image, picture(5, 5))
-    assert torch.equal(call("SD2ColorMatch", image, picture(5, 5))[0], matched)
+    image = smooth(20, 30, count=3)
+    matched = blend.match_mean(image, smooth(5, 5))
+    assert torch.equal(call("SD2ColorMatch", image, smooth(5, 5))[0], matched)
 
 
 # wrong pairings
@@ -244,13 +218,13 @@ def test_one_reference_serves_a_batch():
 
 def test_an_upscaler_without_its_conditioning(load):
     file = load("x4")
-    sides = [call("SD2CLIPTextEncode", file.clip, text)[0] for text in PROMPTS]
+    sides = prompts(file)
     with pytest.raises(
         ValueError,
         match=r"x4\.safetensors is a checkpoint for .* without an image to upscale.*SD2 Upscale Conditioning",
     ):
         sampled(file, *sides, {"samples": torch.zeros(1, 4, 8, 8)})
-    positive, _, latent = prepared(file, picture(8, 8))
+    positive, _, latent = prepared(file, smooth(8, 8))
     with pytest.raises(ValueError, match="without an image to upscale"):
         sampled(file, positive, sides[1], latent)
 
@@ -261,14 +235,14 @@ def test_upscale_conditioning_on_another_model(load, kind):
     with pytest.raises(
         ValueError, match=rf"{kind}\.safetensors is .*needs a checkpoint of kind x4 \(x4-upscaler-ema\)"
     ):
-        sampled(file, *prepared(file, picture(8, 8)))
+        sampled(file, *prepared(file, smooth(8, 8)))
 
 
 def test_inpainting_conditioning_on_an_upscaler(load):
     file = load("x4")
-    positive, negative, _ = prepared(file, picture(16, 16))
+    positive, negative, _ = prepared(file, smooth(16, 16))
     *sides, latent = call(
-        "SD2VAEEncodeForInpaint", positive, negative, file.vae, picture(64, 64), torch.ones(1, 64, 64)
+        "SD2VAEEncodeForInpaint", positive, negative, file.vae, smooth(64, 64), torch.ones(1, 64, 64)
     )
     with pytest.raises(ValueError, match=r"needs a checkpoint of kind .*v2-inpaint"):
         sampled(file, *sides, latent)
@@ -276,8 +250,8 @@ def test_inpainting_conditioning_on_an_upscaler(load):
 
 def test_a_latent_of_another_autoencoder(load):
     file = load("x4")
-    positive, negative, _ = prepared(file, picture(16, 32))
-    latent = {"samples": load("v2-base").vae.encode(picture(64, 128))}
+    positive, negative, _ = prepared(file, smooth(16, 32))
+    latent = {"samples": load("v2-base").vae.encode(smooth(64, 128))}
     with pytest.raises(ValueError, match=r"image of 32 x 16 .*this one is 16 x 8; .* vae of x4\.safetensors"):
         sampled(file, positive, negative, latent)
 
@@ -290,7 +264,7 @@ def test_another_autoencoder_is_named_before_sampling(load):
         "3": {"class_type": "SD2KSampler", "inputs": {"model": ["1", 0]}},
         "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 2]}},
     }
-    given = prepared(file, picture(8, 8))
+    given = prepared(file, smooth(8, 8))
     sentence = r"vae of v2-base\.safetensors, .* at 8x, .* x4\.safetensors need 4x; connect the vae of x4\.safetensors"
     with pytest.raises(ValueError, match=sentence):
         sampled(file, *given, prompt=prompt, unique_id="3")
@@ -299,6 +273,6 @@ def test_another_autoencoder_is_named_before_sampling(load):
 
 
 def test_another_autoencoder_is_named_when_decoding(load):
-    latent = prepared(load("x4"), picture(8, 8))[2]
+    latent = prepared(load("x4"), smooth(8, 8))[2]
     with pytest.raises(ValueError, match=r"decodes at 4x, but this one decodes at 8x; connect the vae"):
         call("SD2VAEDecode", latent, load("v2-base").vae)

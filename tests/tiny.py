@@ -1,6 +1,7 @@
 """Narrow checkpoints of every kind, in the key layout of the official files."""
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 from safetensors.torch import save_file
@@ -126,16 +127,20 @@ def hugging_face_image(state):
     return {f"vision_model.{key}": tensor for key, tensor in renamed.items()} | projection
 
 
-def clip_text_half(kind):
+def clip_text_half(spec):
     """What the official files hold of CLIP beside its image tower: for H all but the transformer."""
-    text = OpenCLIPText(tiny_spec(kind).text).state_dict()
+    text = OpenCLIPText(spec.text).state_dict()
     names = {key.removeprefix("model."): tensor for key, tensor in text.items()}
-    return {key: tensor for key, tensor in names.items() if kind == "unclip-l" or "transformer" not in key}
+    return {key: tensor for key, tensor in names.items() if spec.kind == "unclip-l" or "transformer" not in key}
 
 
-def tiny_state(kind, *, seed=0):
-    """The whole file's tensors by key, schedule buffers included."""
-    spec = tiny_spec(kind)
+def tiny_state(kind, *, seed=0, spec=None):
+    """The whole file's tensors by key, schedule buffers included. The tensors are shared: do not write to them."""
+    return dict(_state(spec or tiny_spec(kind), seed))
+
+
+@cache
+def _state(spec, seed):
     openclip = spec.text.tower == "openclip-h"
     text = randomise((OpenCLIPText if openclip else CLIPText)(spec.text), seed + 2).state_dict()
     if not openclip:
@@ -149,13 +154,13 @@ def tiny_state(kind, *, seed=0):
     if spec.depth is not None:
         parts["depth_model.model."] = tiny_depth(seed + 3).state_dict()
     if spec.image is not None:
-        parts["embedder.model."] = randomise(ImageTower(spec.image), seed + 3).state_dict() | clip_text_half(kind)
+        parts["embedder.model."] = randomise(ImageTower(spec.image), seed + 3).state_dict() | clip_text_half(spec)
         parts["noise_augmentor."] = NoiseAugmentation(spec.image.embed_dim).state_dict()
     state = {prefix + key: tensor for prefix, part in parts.items() for key, tensor in part.items()}
     return state | {name: torch.zeros(1000) for name in SCHEDULE_BUFFERS}
 
 
-def write_checkpoint(path, kind, *, seed=0, dtype=torch.float32, metadata=None, prediction=None):
+def write_checkpoint(path, kind, *, seed=0, spec=None, dtype=torch.float32, metadata=None, prediction=None):
     """Write a tiny checkpoint of the kind; a prediction goes into the metadata, and always does for v2-v.
 
     A .ckpt holds the tensors alone.
@@ -164,7 +169,7 @@ def write_checkpoint(path, kind, *, seed=0, dtype=torch.float32, metadata=None, 
     prediction = prediction or ("v_prediction" if kind == "v2-v" else None)
     if prediction:
         metadata["modelspec.prediction_type"] = {"v_prediction": "v"}.get(prediction, prediction)
-    state = tiny_state(kind, seed=seed)
+    state = tiny_state(kind, seed=seed, spec=spec)
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
     if path.suffix == ".ckpt":
         torch.save({"state_dict": state}, path)

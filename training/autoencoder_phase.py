@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..models.autoencoder import AutoencoderKL
 from ..models.specs import AutoencoderSpec
+from ..pipeline.components import VAE, compute_device
 from . import dataset
 from .dataset import Images
-from .latent_cache import encode
 from .networks import AUTOENCODER, bias, new_autoencoder
 from .random_crops import random_crops
-from .trainer import Plan, averaged, device, train
+from .trainer import Plan, averaged, train
 
 KL_WEIGHT = 1e-4
 NORMALIZATION_IMAGES = 256
@@ -27,7 +27,8 @@ def train_autoencoder(folder: Path, plan: Plan) -> None:
     unseen, _ = dataset.scenes(folder, dataset.VALIDATION_COUNT, dataset.FIRST_UNSEEN)
     torch.manual_seed(plan.seed)
     loss = partial(autoencoder_loss, images, plan.batch_size)
-    train(new_autoencoder(AUTOENCODER), loss, plan, folder / "autoencoder.pt", partial(quality, unseen))
+    check = partial(quality, unseen, AUTOENCODER)
+    train(new_autoencoder(AUTOENCODER), loss, plan, folder / "autoencoder.pt", check)
 
 
 def autoencoder_loss(
@@ -35,7 +36,7 @@ def autoencoder_loss(
 ) -> Tensor:
     """Return the coding loss of random crops."""
     _, crops = random_crops(images, batch_size, choices)
-    return coding_loss(model, dataset.to_tensor(crops).to(device()), noise)[0]
+    return coding_loss(model, dataset.to_tensor(crops).to(compute_device()), noise)[0]
 
 
 def coding_loss(model: AutoencoderKL, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -53,39 +54,35 @@ def pixel_loss(error: Tensor) -> Tensor:
     return error.abs().mean() + 5 * error.square().mean() + across.abs().mean() + down.abs().mean()
 
 
-@torch.inference_mode()
-def psnr(images: Images, model: AutoencoderKL) -> float:
+def psnr(images: Images, vae: VAE) -> float:
     """Return the mean PSNR in dB of images encoded, decoded and rounded to 8 bits."""
-    errors = []
-    for part in dataset.batches(images, 16):
-        decoded = (
-            model.decode(model.encode(dataset.to_tensor(part).to(device()))).clamp(-1, 1).add(1).mul(127.5).round()
-        )
-        errors.append((decoded.permute(0, 2, 3, 1).cpu() - torch.tensor(part).float()).square().mean((1, 2, 3)))
-    return float(10 * torch.log10(255**2 / torch.cat(errors)).mean())
+    original = dataset.to_floats(images)
+    decoded = dataset.to_floats(dataset.to_bytes(vae.decode(vae.encode(original))))
+    return float(10 * torch.log10(1 / (decoded - original).square().mean((1, 2, 3))).mean())
 
 
-def quality(images: Images, model: AutoencoderKL) -> str:
-    return f"PSNR {psnr(images, model):.2f} dB"
+def quality(images: Images, spec: AutoencoderSpec, model: AutoencoderKL) -> str:
+    return f"PSNR {psnr(images, VAE(model, spec)):.2f} dB"
 
 
-def load_autoencoder(folder: Path) -> AutoencoderKL:
+def load_autoencoder(folder: Path) -> VAE:
     """Load the trained autoencoder with normalized latents."""
     images, _ = dataset.scenes(folder, dataset.SCENE_COUNT)
     return normalized(AUTOENCODER, averaged(folder / "autoencoder.pt"), images[:NORMALIZATION_IMAGES])
 
 
-def normalized(spec: AutoencoderSpec, weights: dict[str, Tensor], images: Images) -> AutoencoderKL:
+def normalized(spec: AutoencoderSpec, weights: dict[str, Tensor], images: Images) -> VAE:
     """Load an autoencoder whose latents of `images`, times `scale`, have mean 0 and variance 1 per channel."""
     model = AutoencoderKL(spec)
     model.load_state_dict(weights)
-    model.to(device()).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    z = encode(model, 1.0, dataset.to_tensor(images))
-    mean, std = z.mean((0, 2, 3)).to(device()), z.std((0, 2, 3)).to(device()) * spec.scale
+    model.to(compute_device()).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    vae = VAE(model, spec)
+    z = vae.encode(dataset.to_floats(images))
+    mean, std = z.mean((0, 2, 3)).to(compute_device()), z.std((0, 2, 3)).to(compute_device()) * spec.scale
     if max(mean.abs().max(), (std - 1).abs().max()) < 1e-2:  # unpacked: normalized already, up to float16 rounding
-        return model
+        return vae
     normalize_latents(model, mean, std)
-    return model
+    return vae
 
 
 def normalize_latents(model: AutoencoderKL, mean: Tensor, std: Tensor) -> None:

@@ -58,9 +58,14 @@ def to_tensor(images: Images) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
+def to_floats(images: Images) -> Tensor:
+    """Convert uint8 [N, H, W, 3] to float [N, H, W, 3] in 0..1, as the pipeline takes images."""
+    return torch.from_numpy(np.array(images)) / 255
+
+
 def to_bytes(images: Tensor) -> Images:
-    """Convert [N, 3, H, W] in -1..1 to uint8 [N, H, W, 3]."""
-    converted: Images = images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    """Convert float [N, H, W, 3] in 0..1 to uint8 [N, H, W, 3]."""
+    converted: Images = images.mul(255).round().byte().numpy()
     return converted
 
 

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from ..models.midas import DPTHybrid
 from ..models.specs import DepthSpec
+from ..pipeline.components import DepthModel, compute_device
 from . import dataset
 from .dataset import Images
 from .latent_cache import BATCH_SIZE
-from .trainer import Plan, averaged, device, train
+from .trainer import Plan, averaged, train
 
 ESTIMATOR = DepthSpec(
     stem=32, channels=(128, 128, 256), depths=(1, 1, 1), width=64, layers=4, heads=1, grid=8, features=32, classes=1
@@ -47,7 +48,7 @@ def new_estimator() -> DPTHybrid:
 def load_estimator(folder: Path) -> DPTHybrid:
     model = DPTHybrid(ESTIMATOR)
     model.load_state_dict(averaged(folder / "estimator.pt"))
-    return model.to(device()).eval().requires_grad_(False)
+    return model.to(compute_device()).eval().requires_grad_(False)
 
 
 def estimator_loss(
@@ -60,8 +61,8 @@ def estimator_loss(
 ) -> Tensor:
     """Return MiDaS's loss (Ranftl et al. 2019, arXiv:1907.01341, section 5) on random images and their depth."""
     index = choices.integers(0, len(images), batch_size)
-    target = torch.from_numpy(truth[index]).to(device()).float() / 255
-    return midas_loss(model(dataset.to_tensor(images[index]).to(device())), target)
+    target = torch.from_numpy(truth[index]).to(compute_device()).float() / 255
+    return midas_loss(model(dataset.to_tensor(images[index]).to(compute_device())), target)
 
 
 def midas_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -85,11 +86,10 @@ def aligned(depth: Tensor) -> Tensor:
     return (shifted / shifted.abs().mean(1, keepdim=True).clamp(min=1e-6)).view_as(depth)
 
 
-@torch.inference_mode()
 def estimate(model: DPTHybrid, images: Images) -> Tensor:
-    """Estimate inverse depth [N, H, W], of any scale, of images uint8 [N, H, W, 3]."""
+    """Estimate inverse depth [N, H, W], of any scale, of images uint8 [N, H, W, 3], a few at a time."""
     parts = dataset.batches(images, BATCH_SIZE)
-    return torch.cat([model(dataset.to_tensor(part).to(device())).cpu() for part in parts]).clone()
+    return torch.cat([DepthModel(model).estimate(dataset.to_floats(part)) for part in parts])
 
 
 def quality(images: Images, truth: NDArray[np.uint8], model: DPTHybrid) -> str:

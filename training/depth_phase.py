@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..models.specs import SPECS
+from ..pipeline import depth
 from . import dataset, depth_estimator
 from .autoencoder_phase import load_autoencoder
 from .depth_estimator import estimate, load_estimator, train_estimator
 from .latent_cache import SceneLatents, scene_latents
-from .networks import AUTOENCODER, TextToImage
+from .networks import TextToImage
 from .objectives import denoising_loss, random_captions, random_timesteps
 from .trainer import Plan, train
 from .warm_start import resume, starting_weights
@@ -26,10 +26,10 @@ from .warm_start import resume, starting_weights
 
 def train_depth(folder: Path, plan: Plan) -> None:
     train_estimator(folder, depth_estimator.ESTIMATOR_PLAN)
-    scenes = scene_latents(folder, load_autoencoder(folder), AUTOENCODER.scale)
+    scenes = scene_latents(folder, load_autoencoder(folder))
     images, _ = dataset.scenes(folder, dataset.SCENE_COUNT)
     # the maps that the model will be given later, with their errors, and not the renderer's
-    maps = depth_channel(estimate(load_estimator(folder), images), scenes.images.shape[-1])
+    maps = depth.fit(estimate(load_estimator(folder), images)[:, None], *scenes.images.shape[-2:])
     torch.manual_seed(plan.seed)
     model = TextToImage(SPECS["v2-depth"].unet.in_channels)
     resume(model, starting_weights("depth", folder))
@@ -50,13 +50,6 @@ def depth_loss(
     tokens = random_captions(scenes.tokens, index, choices)
     t = random_timesteps(choices, batch_size)
     return denoising_loss(model, scenes.images[index], t, tokens, "epsilon", noise, concat=[maps[index]])
-
-
-def depth_channel(depth: Tensor, side: int) -> Tensor:
-    """Resize inverse depth [N, H, W] of any scale to the UNet's input [N, 1, side, side]: -1 far, 1 near per map."""
-    small = F.interpolate(depth[:, None], size=(side, side), mode="bicubic")  # as in the reference
-    low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
-    return 2 * (small - low) / (high - low).clamp(min=1e-6) - 1  # a flat map is far
 
 
 def extra_tensors(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..models.specs import SPECS, Prediction
+from ..pipeline import inpaint
 from .autoencoder_phase import load_autoencoder
 from .latent_cache import SceneLatents, scene_latents
-from .networks import AUTOENCODER, UNET, TextToImage
+from .networks import UNET, TextToImage
 from .objectives import denoising_loss, random_captions, random_timesteps
 from .trainer import Plan, train
 from .warm_start import predecessor, resume, starting_weights
@@ -24,12 +25,13 @@ HIDDEN_WEIGHT = 4  # sampling weight of masks that hide an object
 
 
 def train_diffusion(name: str, folder: Path, plan: Plan) -> None:
-    scenes = scene_latents(folder, load_autoencoder(folder), AUTOENCODER.scale)
+    scenes = scene_latents(folder, load_autoencoder(folder))
     torch.manual_seed(plan.seed)
     model = TextToImage(INPAINT_CHANNELS if name == "inpaint" else UNET.in_channels)
     resumed = predecessor(name, folder) is not None
     if resumed:
-        resume(model, starting_weights(name, folder), torch.cat([torch.ones(1), scenes.gray.mean((0, 2, 3))]))
+        hidden = inpaint.join(torch.ones_like(scenes.gray[:, :1]), scenes.gray)
+        resume(model, starting_weights(name, folder), hidden.mean((0, 2, 3)))
     model.text.requires_grad_(not resumed)  # one text encoder for all models that are made from a base
     prediction: Prediction = "v_prediction" if name == "v" else "epsilon"
     train(model, partial(diffusion_loss, scenes, plan.batch_size, prediction), plan, folder / f"{name}.pt")
@@ -48,7 +50,7 @@ def diffusion_loss(
     index = random_scenes(scenes, batch_size, choices, prefer_hidden=inpainting)
     tokens = random_captions(scenes.tokens, index, choices)
     t = random_timesteps(choices, batch_size)
-    concat = inpainting_inputs(scenes, index, choices) if inpainting else []
+    concat = [inpainting_inputs(scenes, index, choices)] if inpainting else []
     return denoising_loss(model, scenes.images[index], t, tokens, prediction, noise, concat=concat)
 
 
@@ -59,8 +61,8 @@ def random_scenes(scenes: SceneLatents, count: int, choices: np.random.Generator
     return torch.from_numpy(choices.choice(len(weights), count, p=(weights / weights.sum()).numpy()))
 
 
-def inpainting_inputs(scenes: SceneLatents, index: Tensor, choices: np.random.Generator) -> list[Tensor]:
-    """Return the mask [B, 1, h, w] and the masked latents [B, 4, h, w] of scenes, some of them masked everywhere."""
+def inpainting_inputs(scenes: SceneLatents, index: Tensor, choices: np.random.Generator) -> Tensor:
+    """Return the mask and the masked latents of scenes, some of them masked everywhere: [B, 5, h, w]."""
     full = torch.from_numpy(choices.random(len(index)) < FULL_MASK_PROBABILITY)[:, None, None, None]
     mask = torch.where(full, 1.0, scenes.masks[index])
-    return [mask, torch.where(full, scenes.gray, scenes.masked[index])]
+    return inpaint.join(mask, torch.where(full, scenes.gray, scenes.masked[index]))

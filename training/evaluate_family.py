@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.checkpoint import Checkpoint, load_checkpoint
+from ..pipeline import depth, upscale
+from ..pipeline.components import Loaded, load
+from ..pipeline.types import with_options
+from ..pipeline.unclip import ImageEmbedding, with_image
 from . import dataset
-from .dataset import to_bytes, to_tensor
-from .depth_estimator import correlation, estimate
-from .depth_phase import depth_channel
+from .dataset import to_bytes, to_floats
+from .depth_estimator import correlation
 from .export import DEMO, FILES
-from .generation import generate
+from .generation import draw_noise, encode_prompts, generate
 from .image_sheet import COLUMNS, image_sheet
-from .image_tower import embed
 from .object_classifier import load_classifier, score
-from .trainer import device
 from .trials import PAIRS, Trial, object_mask
-from .upscale_phase import noised, shrink
+from .upscale_phase import shrink
 from .world.scenes import BACKGROUNDS, HELD_OUT, render
 
 FIRST = 6 * dataset.FIRST_UNSEEN  # seeds from here on
@@ -50,79 +50,82 @@ def single_objects(count: int) -> list[Trial]:
     return trials
 
 
-def measure_depth(model: Checkpoint, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
+def measure_depth(loaded: Loaded, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
     """Compare estimated depth with the renderer's, and the depth of generated images with the depth they follow.
 
     Each image is generated from the depth and the caption of an unseen scene.
     """
-    if model.depth is None:
-        raise ValueError(f"a checkpoint of kind {model.kind} has no depth estimator; measure the depth model")
     scenes = [render(seed, size=dataset.SIZE) for seed in range(FIRST, FIRST + count)]
     images = np.stack([scene.image for scene in scenes])
-    depth = estimate(model.depth, images)
+    maps = loaded.depth_model.estimate(to_floats(images))
     truth = torch.from_numpy(np.stack([scene.nearness for scene in scenes]))
-    yield f"estimated depth: correlation {correlation(depth, truth).mean():.3f} with the renderer's"
-    side = dataset.SIZE // model.spec.autoencoder.factor
-    channel = depth_channel(depth, side)
-    captions = [scene.caption for scene in scenes]
-    generated = generate(model, captions, side, scale=GUIDANCE["depth"], concat=channel)
-    followed = correlation(estimate(model.depth, to_bytes(generated)), depth)
+    yield f"estimated depth: correlation {correlation(maps, truth).mean():.3f} with the renderer's"
+    noise = draw_noise(loaded, count, dataset.SIZE, seed=0)
+    options = depth.options(maps[:, None], *noise.shape[-2:])
+    positive, negative = (
+        with_options(encode_prompts(loaded.clip, prompts), options)
+        for prompts in ([scene.caption for scene in scenes], [""])
+    )
+    generated = generate(loaded, positive, negative, noise, scale=GUIDANCE["depth"])
+    followed = correlation(loaded.depth_model.estimate(generated), maps)
     yield f"followed depth: correlation {followed.mean():.3f} of generated images with their depth map"
     if sheet:
-        shades = F.interpolate(channel, size=dataset.SIZE).expand(-1, 3, -1, -1)
-        image_sheet([images, to_bytes(shades), to_bytes(generated)]).save(sheet)
+        shades = F.interpolate(options["concat_depth"] / 2 + 0.5, size=dataset.SIZE)
+        image_sheet([images, to_bytes(shades.movedim(1, -1).expand(-1, -1, -1, 3)), to_bytes(generated)]).save(sheet)
 
 
-def measure_unclip(model: Checkpoint, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
+def measure_unclip(loaded: Loaded, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
     """Classify images, and variations of them generated with empty prompts."""
-    if model.image is None or model.noise_augmentation is None:
-        raise ValueError(f"a checkpoint of kind {model.kind} has no image encoder; measure the unCLIP model")
-    trials, classifier = single_objects(count), load_classifier(folder)
+    trials = single_objects(count)
     images = np.stack([trial.image for trial in trials])
-    yield f"images: {score(classifier, to_tensor(images), trials)}"
-    e = embed(model.image, images)
-    y = model.noise_augmentation.to("cpu")(e, torch.zeros(count, dtype=torch.int64), torch.zeros_like(e))
-    generated = variations(model, y, seed=0)
+    embeddings = loaded.clip_vision.encode_image(to_floats(images)).image_embeds
+    classifier = load_classifier(folder)
+    yield f"images: {score(classifier, to_floats(images), trials)}"
+    generated = variations(loaded, embeddings, seed=0)
     yield f"variations: {score(classifier, generated, trials)}"
     if sheet:
-        more = variations(model, y[:COLUMNS], seed=1)
+        more = variations(loaded, embeddings[:COLUMNS], seed=1)
         image_sheet([images, to_bytes(generated), to_bytes(more)]).save(sheet)
 
 
-def variations(model: Checkpoint, y: Tensor, seed: int) -> Tensor:
-    """Generate an image for each class condition y [N, 2 dim]: [N, 3, H, W] in -1..1."""
-    side = dataset.SIZE // model.spec.autoencoder.factor
-    conditions = y, torch.zeros_like(y)
-    return generate(model, [""] * len(y), side, scale=GUIDANCE["unclip"], seed=seed, y=conditions)
+def variations(loaded: Loaded, embeddings: Tensor, seed: int) -> Tensor:
+    """Generate an image for each embedding [N, dim], one at a time: a conditioning mixes its images into one."""
+    empty = encode_prompts(loaded.clip, [""])
+    noise = draw_noise(loaded, len(embeddings), dataset.SIZE, seed)
+    generated = []
+    for embedding, start in zip(embeddings[:, None], noise[:, None], strict=True):
+        positive = with_image(empty, ImageEmbedding(embedding), weight=1.0, level=0, seed=seed)
+        generated.append(generate(loaded, positive, empty, start, scale=GUIDANCE["unclip"]))
+    return torch.cat(generated)
 
 
-def measure_upscale(model: Checkpoint, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
+def measure_upscale(loaded: Loaded, folder: Path, count: int, sheet: Path | None) -> Iterator[str]:
     """Compute the PSNR of enlarged images, and of the autoencoder alone, which is the upper limit."""
     scenes = [render(seed, size=dataset.LARGE) for seed in range(FIRST, FIRST + count)]
-    large = to_tensor(np.stack([scene.image for scene in scenes]))
-    bicubic = F.interpolate(shrink(large), size=large.shape[-2:], mode="bicubic").clamp(-1, 1)
+    large = to_floats(np.stack([scene.image for scene in scenes]))
+    small = shrink(large.movedim(-1, 1))
+    nearest, bicubic = (
+        F.interpolate(small, size=large.shape[1:3], mode=mode).clamp(0, 1).movedim(1, -1)
+        for mode in ("nearest", "bicubic")
+    )
     # one at a time, for memory
-    upscaled = torch.cat([upscale(model, large[i : i + 1], scene.caption, seed=i) for i, scene in enumerate(scenes)])
-    coded = torch.cat([encode_and_decode(model, large[i : i + 1]) for i in range(count)])
+    upscaled = torch.cat([enlarge(loaded, small[i : i + 1], scene.caption, seed=i) for i, scene in enumerate(scenes)])
+    coded = loaded.vae.decode(loaded.vae.encode(large))
     for name, found in (("bicubic", bicubic), ("upscaled", upscaled), ("autoencoder alone", coded)):
         error = (found - large).square().mean((1, 2, 3))
-        yield f"{name}: {10 * torch.log10(4 / error).mean():.2f} dB"
+        yield f"{name}: {10 * torch.log10(1 / error).mean():.2f} dB"
     if sheet:
-        nearest, quarter = F.interpolate(shrink(large), size=large.shape[-2:]), dataset.LARGE // 4
+        quarter = dataset.LARGE // 4
         middle = slice(quarter, 3 * quarter)
-        image_sheet([to_bytes(row[:, :, middle, middle]) for row in (nearest, bicubic, upscaled, large)]).save(sheet)
+        image_sheet([to_bytes(row[:, middle, middle]) for row in (nearest, bicubic, upscaled, large)]).save(sheet)
 
 
-def upscale(model: Checkpoint, large: Tensor, caption: str, seed: int) -> Tensor:
-    """Shrink an image [1, 3, 4h, 4w], noise it a little and enlarge it again."""
-    level = torch.tensor([NOISE_LEVEL])
-    small = noised(shrink(large), level, torch.Generator().manual_seed(seed + 1))
-    return generate(model, [caption], small.shape[-1], scale=1, seed=seed, concat=small, y=(level, level))
-
-
-@torch.inference_mode()
-def encode_and_decode(model: Checkpoint, images: Tensor) -> Tensor:
-    return model.autoencoder.decode(model.autoencoder.encode(images.to(device()))).cpu().clamp(-1, 1)
+def enlarge(loaded: Loaded, small: Tensor, caption: str, seed: int) -> Tensor:
+    """Noise an image [1, 3, h, w] in 0..1 a little and enlarge it: [1, 4h, 4w, 3]."""
+    options = upscale.options(small.movedim(1, -1), NOISE_LEVEL, seed + 1)
+    prompt = with_options(encode_prompts(loaded.clip, [caption]), options)
+    noise = draw_noise(loaded, 1, loaded.vae.spec.factor * small.shape[-1], seed)
+    return generate(loaded, prompt, prompt, noise, scale=1)  # no guidance: the negative side is not computed
 
 
 MEASURES = {"depth": measure_depth, "unclip": measure_unclip, "upscale": measure_upscale}
@@ -136,12 +139,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="scenes, instead of the usual number")
     parser.add_argument("--sheet", type=Path, help="also draw some generated images to this file")
     arguments = parser.parse_args()
-    model = load_checkpoint(arguments.checkpoint or DEMO / FILES[arguments.phase].name, dtype=torch.float32)
-    for part in (model.unet, model.text, model.autoencoder, model.image, model.depth):
-        if part is not None:
-            part.to(device(), torch.float32)
+    loaded = load(arguments.checkpoint or DEMO / FILES[arguments.phase].name, dtype=torch.float32)
     count = arguments.count or COUNT[arguments.phase]
-    for line in MEASURES[arguments.phase](model, arguments.folder, count, arguments.sheet):
+    for line in MEASURES[arguments.phase](loaded, arguments.folder, count, arguments.sheet):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

@@ -10,13 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.autoencoder import AutoencoderKL
 from ..models.specs import Prediction
 from ..models.weights_file import REST, part, read
+from ..pipeline.components import VAE
 from . import depth_phase, unclip_phase, upscale_phase
 from .autoencoder_phase import load_autoencoder
 from .latent_cache import scene_latents
-from .networks import AUTOENCODER
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
@@ -55,9 +54,9 @@ PREFIXES = (  # state, prefix in the state, prefix in the checkpoint
 )
 
 
-def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[str, Tensor]:
+def checkpoint(weights: dict[str, Tensor], vae: VAE) -> dict[str, Tensor]:
     """Convert to float16 tensors under the keys of Stability's files."""
-    states = {"autoencoder": autoencoder.state_dict(), "start": weights}
+    states = {"autoencoder": vae.autoencoder.state_dict(), "start": weights}
     return {
         theirs + key.removeprefix(ours): weight.to("cpu", torch.float16).contiguous()
         for state, ours, theirs in PREFIXES
@@ -66,13 +65,13 @@ def checkpoint(weights: dict[str, Tensor], autoencoder: AutoencoderKL) -> dict[s
     }
 
 
-def checkpoint_tensors(phase: str, folder: Path, autoencoder: AutoencoderKL, vocabulary: Tensor) -> dict[str, Tensor]:
+def checkpoint_tensors(phase: str, folder: Path, vae: VAE, vocabulary: Tensor) -> dict[str, Tensor]:
     """Collect the checkpoint of a phase trained in `folder`; `vocabulary`: the tokens that captions hold."""
     weights = averaged(folder / f"{phase}.pt")
     zero_untrained_tokens(weights, vocabulary)
     if phase == "upscale":
-        autoencoder = upscale_phase.load_upscale_autoencoder(folder)
-    tensors = checkpoint(weights, autoencoder)
+        vae = upscale_phase.load_upscale_autoencoder(folder)
+    tensors = checkpoint(weights, vae)
     extra = EXTRA_TENSORS[phase](folder, weights) if phase in EXTRA_TENSORS else {}
     for key, tensor in extra.items():
         dtype = torch.float32 if key.startswith(FLOAT32_PREFIXES) else torch.float16
@@ -94,7 +93,7 @@ def without_shared_parts(tensors: dict[str, Tensor], other: dict[str, Tensor]) -
     return {key: tensor for key, tensor in tensors.items() if part(key) in own}
 
 
-def write(phase: str, folder: Path, out: Path, autoencoder: AutoencoderKL, vocabulary: Tensor) -> Path:
+def write(phase: str, folder: Path, out: Path, vae: VAE, vocabulary: Tensor) -> Path:
     """Write the file of a phase, without the parts that it shares with the base's file beside it."""
     file = FILES[phase]
     metadata = {
@@ -104,7 +103,7 @@ def write(phase: str, folder: Path, out: Path, autoencoder: AutoencoderKL, vocab
         "modelspec.license": "Apache-2.0",
         "modelspec.resolution": "128x128",
     }
-    tensors = checkpoint_tensors(phase, folder, autoencoder, vocabulary)
+    tensors = checkpoint_tensors(phase, folder, vae, vocabulary)
     if phase in EXTRA_TENSORS:
         base = FILES["base"].name
         tensors = without_shared_parts(tensors, read(out / base).tensors)
@@ -118,12 +117,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "runs")
     parser.add_argument("--out", type=Path, default=DEMO)
     arguments = parser.parse_args()
-    autoencoder = load_autoencoder(arguments.folder)
-    vocabulary = torch.unique(scene_latents(arguments.folder, autoencoder, AUTOENCODER.scale).tokens)
+    vae = load_autoencoder(arguments.folder)
+    vocabulary = torch.unique(scene_latents(arguments.folder, vae).tokens)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for phase in FILES:
         if (arguments.folder / f"{phase}.pt").exists():
-            write(phase, arguments.folder, arguments.out, autoencoder, vocabulary)
+            write(phase, arguments.folder, arguments.out, vae, vocabulary)
 
 
 if __name__ == "__main__":

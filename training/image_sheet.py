@@ -21,7 +21,7 @@ def image_sheet(rows: Sequence[Images]) -> Image.Image:
 
 
 def inpainting_sheet(painted: Tensor, trials: Sequence[Trial], rows: int = 4) -> Image.Image:
-    """Put the images of trials, masks in gray, above the inpainted images [N, 3, H, W] in -1..1."""
+    """Put the images of trials, masks in gray, above the inpainted images [N, H, W, 3] in 0..1."""
     before = np.stack([np.where(t.mask[..., None] > 0.5, 128, t.image).astype(np.uint8) for t in trials])
     after = to_bytes(painted)
     full_rows = min(rows, max(1, len(trials) // COLUMNS))

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from ..models.clip_image import ImageTower, preprocess
 from ..models.specs import ImageSpec
+from ..pipeline.components import CLIPVision, compute_device
 from . import dataset
 from .dataset import Images
 from .networks import TEXT
-from .trainer import Plan, averaged, device, train
+from .trainer import Plan, averaged, train
 from .world.scenes import BACKGROUNDS, COLORS, KINDS
 
 TOWER = ImageSpec(width=160, layers=4, head_width=80, patch_size=16, image_size=dataset.SIZE, embed_dim=TEXT.width)
@@ -106,9 +107,9 @@ def tower_loss(
 ) -> Tensor:
     """Return the sum of the errors of all labels predicted for random scenes."""
     index = choices.integers(0, len(images), batch_size)
-    found = model(pixels(images[index]).to(device()), noise)
+    found = model(pixels(images[index]).to(compute_device()), noise)
     kinds, colors, boxes, background = (
-        part[torch.from_numpy(index)].to(device())
+        part[torch.from_numpy(index)].to(compute_device())
         for part in (labels.kinds, labels.colors, labels.boxes, labels.background)
     )
     present = kinds.bool()
@@ -124,7 +125,7 @@ def tower_loss(
 @torch.inference_mode()
 def accuracy(images: Images, labels: SceneLabels, model: SceneReader) -> str:
     """Describe how accurately labels are predicted from the embeddings of images."""
-    found = model(pixels(images).to(device()), torch.Generator(device()).manual_seed(0))
+    found = model(pixels(images).to(compute_device()), torch.Generator(compute_device()).manual_seed(0))
     present = labels.kinds.bool()
     kind = labels.kinds.gather(1, found["kinds"].cpu().argmax(1, keepdim=True)).mean()
     color = (found["colors"].cpu().argmax(2) == labels.colors)[present].float().mean()
@@ -138,13 +139,15 @@ def accuracy(images: Images, labels: SceneLabels, model: SceneReader) -> str:
 
 def pixels(images: Images) -> Tensor:
     """Convert uint8 [N, H, W, 3] to the tower's input [N, 3, size, size]."""
-    return preprocess(torch.from_numpy(np.array(images)) / 255, TOWER.image_size)
+    return preprocess(dataset.to_floats(images), TOWER.image_size)
 
 
-@torch.inference_mode()
 def embed(tower: ImageTower, images: Images) -> Tensor:
-    """Embed images uint8 [N, H, W, 3]: [N, dim]."""
-    return torch.cat([tower(pixels(part).to(device())).cpu() for part in dataset.batches(images, 64)]).clone()
+    """Embed images uint8 [N, H, W, 3], a few at a time: [N, dim]."""
+    vision = CLIPVision(tower)
+    return torch.cat(
+        [vision.encode_image(dataset.to_floats(part)).image_embeds for part in dataset.batches(images, 64)]
+    )
 
 
 def load_tower(folder: Path) -> ImageTower:
@@ -155,9 +158,9 @@ def load_tower(folder: Path) -> ImageTower:
     weights = averaged(folder / "tower.pt")
     tower = ImageTower(TOWER)
     tower.load_state_dict({key.removeprefix("tower."): w for key, w in weights.items() if key.startswith("tower.")})
-    tower.to(device()).eval().requires_grad_(False)
+    tower.to(compute_device()).eval().requires_grad_(False)
     images, _ = dataset.scenes(folder, dataset.SCENE_COUNT)
-    e = embed(tower, images[:NORMALIZATION_IMAGES]).to(device())
+    e = embed(tower, images[:NORMALIZATION_IMAGES]).to(compute_device())
     normalize_embeddings(tower, e.mean(0), e.std(0))
     return tower
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..models.autoencoder import AutoencoderKL
 from ..models.prompt import tokenize
+from ..pipeline import inpaint
+from ..pipeline.components import VAE
 from . import dataset
+from .networks import TEXT
 from .progress_bar import progress_bar
 from .random_masks import hidden_fraction, random_mask
-from .trainer import device
 
-PAD = 0  # the token that 2.x pads with
 BATCH_SIZE = 16
 
 
@@ -35,7 +34,7 @@ class SceneLatents:
 
 def tokens_of(text: str) -> Tensor:
     """Tokenize a prompt that fits in one chunk, int64 [77]."""
-    (chunk,) = tokenize(text, PAD)
+    (chunk,) = tokenize(text, TEXT.pad_token)
     return torch.tensor(chunk.tokens)
 
 
@@ -44,46 +43,31 @@ def caption_tokens(notes: list[dataset.Note]) -> Tensor:
     return torch.stack([torch.stack([tokens_of(text) for text in note["captions"]]) for note in notes])
 
 
-@torch.inference_mode()
-def encode(autoencoder: AutoencoderKL, scale: float, images: Tensor) -> Tensor:
-    """Compute scaled latents of images [N, 3, H, W] in -1..1, a few at a time."""
-    parts = [autoencoder.encode(part.to(device())) for part in torch.split(images, BATCH_SIZE)]
-    return (torch.cat(parts) * scale).cpu().clone(memory_format=torch.contiguous_format)
-
-
-def scene_latents(folder: Path, autoencoder: AutoencoderKL, scale: float) -> SceneLatents:
+def scene_latents(folder: Path, vae: VAE) -> SceneLatents:
     """Read the latents of the training scenes from `folder`, computed first if missing."""
     path = folder / "scene_latents.pt"
     if not path.exists():
-        torch.save(_compute(folder, autoencoder, scale), path)
+        torch.save(_compute(folder, vae), path)
     return SceneLatents(**torch.load(path, weights_only=True))
 
 
-def _compute(folder: Path, autoencoder: AutoencoderKL, scale: float) -> dict[str, Tensor]:
+def _compute(folder: Path, vae: VAE) -> dict[str, Tensor]:
     scenes, notes = dataset.scenes(folder, dataset.SCENE_COUNT)
     masks = np.stack(
         [random_mask(np.random.default_rng((seed, 2)), dataset.SIZE, note["boxes"]) for seed, note in enumerate(notes)]
     )
-    images, masked = [], []
+    images, masked, shrunk = [], [], []
     for i in progress_bar(range(0, len(notes), BATCH_SIZE), "latents"):
-        batch = dataset.to_tensor(scenes[i : i + BATCH_SIZE])
-        images.append(encode(autoencoder, scale, batch))
-        masked.append(masked_latents(autoencoder, scale, batch, torch.from_numpy(masks[i : i + BATCH_SIZE, None])))
+        batch = slice(i, i + BATCH_SIZE)
+        options, latent = inpaint.encode(vae, dataset.to_floats(scenes[batch]), torch.from_numpy(masks[batch]))
+        images.append(latent["samples"])
+        masked.append(options["concat_latent_image"])
+        shrunk.append(options["concat_mask"])
     return {
-        "images": torch.cat(images),
+        "images": vae.spec.scale * torch.cat(images),
         "tokens": caption_tokens(notes),
-        "masks": shrink_masks(torch.from_numpy(masks)[:, None], dataset.SIZE // images[0].shape[-1]),
-        "masked": torch.cat(masked),
+        "masks": torch.cat(shrunk),
+        "masked": vae.spec.scale * torch.cat(masked),
         "hidden": torch.tensor([hidden_fraction(mask, n["boxes"]) for mask, n in zip(masks, notes, strict=True)]),
-        "gray": encode(autoencoder, scale, torch.zeros(1, 3, dataset.SIZE, dataset.SIZE)),
+        "gray": vae.spec.scale * vae.encode(torch.full((1, dataset.SIZE, dataset.SIZE, 3), 0.5)),
     }
-
-
-def masked_latents(autoencoder: AutoencoderKL, scale: float, images: Tensor, masks: Tensor) -> Tensor:
-    """Encode images [N, 3, H, W] with the pixels of masks [N, 1, H, W] set to gray: scaled latents."""
-    return encode(autoencoder, scale, images * (masks < 0.5))
-
-
-def shrink_masks(masks: Tensor, factor: int) -> Tensor:
-    """Resize masks [N, 1, H, W] to latent size: a latent pixel is masked where any pixel of its block is."""
-    return F.max_pool2d(masks, factor)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..pipeline.components import compute_device
 from . import dataset
 from .progress_bar import progress_bar
 from .random_masks import Mask
-from .trainer import Plan, averaged, device, train
+from .trainer import Plan, averaged, train
 from .trials import PAIRS, Trial, object_mask
 from .world.scenes import BACKGROUNDS, COLORS, KINDS, render
 
@@ -75,7 +76,7 @@ def load_classifier(folder: Path) -> Classifier:
     if not path.exists():
         train_classifier(path)
     model.load_state_dict(averaged(path))
-    return model.eval().to(device())
+    return model.eval().to(compute_device())
 
 
 def train_classifier(path: Path) -> None:
@@ -85,18 +86,19 @@ def train_classifier(path: Path) -> None:
     def loss(model: Classifier, choices: np.random.Generator, noise: torch.Generator) -> Tensor:
         index = torch.from_numpy(choices.integers(0, len(crops), PLAN.batch_size))
         jitter = 1 + JITTER * torch.from_numpy(choices.uniform(-1, 1, (PLAN.batch_size, 3, 1, 1))).float()
-        kind, color = model((crops[index] * jitter).to(device()))
-        kind_loss = F.cross_entropy(kind, kinds[index].to(device()))
-        return kind_loss + F.cross_entropy(color, colors[index].to(device()))
+        kind, color = model((crops[index] * jitter).to(compute_device()))
+        kind_loss = F.cross_entropy(kind, kinds[index].to(compute_device()))
+        return kind_loss + F.cross_entropy(color, colors[index].to(compute_device()))
 
     train(Classifier(), loss, PLAN, path)
 
 
 @torch.inference_mode()
 def score(model: Classifier, images: Tensor, trials: list[Trial]) -> str:
-    """Describe how many of the images [N, 3, H, W] show the right color, and the right object, inside the mask."""
-    crops = torch.stack([crop_to_mask(image, trial.mask) for image, trial in zip(images, trials, strict=True)])
-    kind, color = (logits.argmax(1).tolist() for logits in model(crops.to(device())))
+    """Describe how many of the images [N, H, W, 3] show the right color, and the right object, inside the mask."""
+    pixels = images.movedim(-1, 1) * 2 - 1  # BHWC in 0..1 -> BCHW in -1..1
+    crops = torch.stack([crop_to_mask(image, trial.mask) for image, trial in zip(pixels, trials, strict=True)])
+    kind, color = (logits.argmax(1).tolist() for logits in model(crops.to(compute_device())))
     right_color = [list(COLORS)[c] == trial.color for c, trial in zip(color, trials, strict=True)]
     right_kind = [KINDS[k] == trial.kind for k, trial in zip(kind, trials, strict=True)]
     return f"{100 * np.mean(right_color):.1f} % right color, {100 * np.mean(right_kind):.1f} % right object"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..models.specs import Prediction
+from ..pipeline.components import compute_device
 from ..samplers.schedule import NoiseSchedule
 from .latent_cache import tokens_of
 from .networks import TextToImage
-from .trainer import device
 
 SCHEDULE = NoiseSchedule()
 CAPTION_DROPOUT = 0.1  # trains the unconditional side of classifier-free guidance
@@ -37,7 +37,7 @@ def denoising_loss(
     An error in the noise is weighted by its effect on the velocity, (1 + sigma^2) |eps - eps'|^2, up to a limit.
     x0: [B, 4, h, w]; concat: [B, C, h, w], inputs beside the noisy latents; y: class condition.
     """
-    where = device()
+    where = compute_device()
     a = schedule.alphas_cumprod[t].float().to(where)[:, None, None, None]
     x0, eps = x0.to(where), torch.randn(x0.shape, generator=noise, device=where)
     # v = sqrt(a) eps - sqrt(1 - a) x0

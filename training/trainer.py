@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..pipeline.components import compute_device
 from .muon import Muon, suits_muon
 from .progress_bar import progress_bar
 
@@ -45,7 +46,7 @@ class TrainingState(Generic[M]):
 
     def __init__(self, model: M, plan: Plan) -> None:
         self.step = 0
-        self.model = model.to(device())
+        self.model = model.to(compute_device())
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.muon = Muon([p for p in trained if suits_muon(p)], plan.learning_rate)
@@ -53,7 +54,7 @@ class TrainingState(Generic[M]):
         self.adam = torch.optim.AdamW(others, plan.learning_rate, betas=(0.9, 0.99), fused=True)
 
     def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True, map_location=device())
+        saved = torch.load(path, weights_only=True, map_location=compute_device())
         self.step = saved["step"]
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
@@ -88,16 +89,11 @@ class TrainingState(Generic[M]):
         self.step += 1
 
 
-def device() -> torch.device:
-    """Return the GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def averaged(path: Path) -> dict[str, Tensor]:
     """Read the averaged weights of a trained phase."""
     if not path.exists():
         raise ValueError(f"{path.parent} holds no trained {path.stem}; run the phase {path.stem} first")
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location=device())["average"]
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location=compute_device())["average"]
     return weights
 
 
@@ -114,7 +110,7 @@ def train(model: M, loss: Loss[M], plan: Plan, path: Path, check: Callable[[M], 
     with path.with_suffix(".log").open("a") as log:
         for step in progress_bar(range(state.step, plan.steps), path.stem, total=plan.steps, done=state.step):
             choices = np.random.default_rng((plan.seed, step))
-            noise = torch.Generator(device()).manual_seed(int(choices.integers(2**62)))
+            noise = torch.Generator(compute_device()).manual_seed(int(choices.integers(2**62)))
             value = loss(state.model, choices, noise)
             state.update(value, plan.learning_rate_at(step))
             losses.append(value.item())

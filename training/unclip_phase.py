@@ -18,7 +18,7 @@ from . import dataset, image_tower
 from .autoencoder_phase import load_autoencoder
 from .image_tower import TOWER, embed, load_tower, train_tower
 from .latent_cache import SceneLatents, scene_latents
-from .networks import AUTOENCODER, UNET, TextToImage
+from .networks import UNET, TextToImage
 from .objectives import denoising_loss, random_captions, random_timesteps
 from .trainer import Plan, train
 from .warm_start import resume, starting_weights
@@ -32,7 +32,7 @@ LOG_SIGMA = 0.8, 1.2  # mean and standard deviation: high noise decides the cont
 
 def train_unclip(folder: Path, plan: Plan) -> None:
     train_tower(folder, image_tower.TOWER_PLAN)
-    scenes = scene_latents(folder, load_autoencoder(folder), AUTOENCODER.scale)
+    scenes = scene_latents(folder, load_autoencoder(folder))
     images, _ = dataset.scenes(folder, dataset.SCENE_COUNT)
     embeddings = embed(load_tower(folder), images)
     torch.manual_seed(plan.seed)

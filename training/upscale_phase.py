@@ -17,16 +17,18 @@ from torch.nn import functional as F
 from ..models.autoencoder import AutoencoderKL
 from ..models.noise_augmentation import noise_tables
 from ..models.specs import SPECS
+from ..pipeline import upscale
+from ..pipeline.components import VAE, compute_device
 from ..samplers.schedule import NoiseSchedule
 from . import dataset
 from .autoencoder_phase import coding_loss, normalized, quality
 from .dataset import Images
-from .latent_cache import BATCH_SIZE, caption_tokens, encode
+from .latent_cache import BATCH_SIZE, caption_tokens
 from .networks import TEXT, TextToImage, bias, new_autoencoder
 from .objectives import denoising_loss, random_captions, random_timesteps
 from .progress_bar import progress_bar
 from .random_crops import random_crops
-from .trainer import Plan, averaged, device, train
+from .trainer import Plan, averaged, train
 from .warm_start import starting_weights
 
 X4 = SPECS["x4"]
@@ -34,8 +36,7 @@ AUTOENCODER = replace(X4.autoencoder, channels=48, channel_mult=(1, 1, 2), num_r
 AUTOENCODER_PLAN = Plan(steps=1_700, batch_size=4, learning_rate=2e-3)
 UNET = replace(X4.unet, model_channels=96, channel_mult=(1, 1, 1, 1), num_res_blocks=1, context_dim=TEXT.width)
 AUTOENCODER_GROUP, UNET_GROUP = 4, 3  # channels that are normalized together
-SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents, and of the small image
-MAX_NOISE_LEVEL = X4.max_noise_level or 0
+SCHEDULE = NoiseSchedule(beta_start=X4.beta_start, beta_end=X4.beta_end)  # of the latents
 LOG_SIGMA = 0.5, 1.8  # wide: high noise decides colors, which the small image holds; low noise decides details
 CROP_SIDES = 16, 32, 64  # in latent pixels; several, because normalization covers the whole image at inference
 LARGEST_CROP = AUTOENCODER.factor * CROP_SIDES[-1]
@@ -80,7 +81,7 @@ def train_upscale_autoencoder(folder: Path, plan: Plan) -> None:
     model = new_autoencoder(AUTOENCODER)
     preserve_flat_colors(model, AUTOENCODER_GROUP)
     loss = partial(autoencoder_loss, images, plan.batch_size)
-    train(model, loss, plan, folder / "autoencoder4.pt", partial(quality, unseen[:, 128:384, 128:384]))
+    train(model, loss, plan, folder / "autoencoder4.pt", partial(quality, unseen[:, 128:384, 128:384], AUTOENCODER))
 
 
 def autoencoder_loss(
@@ -92,12 +93,12 @@ def autoencoder_loss(
     """
     side = int(choices.choice(CROP_SIDES))
     _, sharp = random_crops(images, crop_count(batch_size, side), choices, AUTOENCODER.factor * side)
-    x = dataset.to_tensor(sharp).to(device())
+    x = dataset.to_tensor(sharp).to(compute_device())
     loss, mean = coding_loss(model, x, noise)
     return loss + (mean[:, :3] - shrink(x)).square().mean()
 
 
-def load_upscale_autoencoder(folder: Path) -> AutoencoderKL:
+def load_upscale_autoencoder(folder: Path) -> VAE:
     """Load the trained autoencoder with normalized latents."""
     images, _ = dataset.large_scenes(folder, dataset.LARGE_SCENE_COUNT)
     _, sharp = random_crops(images, NORMALIZATION_CROPS, np.random.default_rng(0), LARGEST_CROP)
@@ -133,10 +134,10 @@ def load_scenes(folder: Path) -> UpscaleScenes:
     )
 
 
-def encode_crops(autoencoder: AutoencoderKL, crops: Images) -> Tensor:
+def encode_crops(vae: VAE, crops: Images) -> Tensor:
     """Compute scaled latents [N, 4, h, w] of crops uint8 [N, 4h, 4w, 3]."""
     parts = progress_bar(dataset.batches(crops, BATCH_SIZE), "latents4")
-    return torch.cat([encode(autoencoder, AUTOENCODER.scale, dataset.to_tensor(part)) for part in parts])
+    return vae.spec.scale * torch.cat([vae.encode(dataset.to_floats(part)) for part in parts])
 
 
 def upscale_loss(
@@ -151,8 +152,9 @@ def upscale_loss(
     index = torch.from_numpy(choices.integers(0, len(scenes.small), count))
     y, x = choices.integers(0, scenes.small.shape[-1] - side + 1, 2)
     x0, small = (whole[index, :, y : y + side, x : x + side] for whole in (scenes.latents, scenes.small))
-    levels = torch.from_numpy(choices.integers(0, MAX_NOISE_LEVEL + 1, count))
-    concat = [noised(small.to(device()), levels, noise)]
+    levels = torch.from_numpy(choices.integers(0, upscale.MAX_LEVEL + 1, count))
+    draws = torch.randn(small.shape, generator=noise, device=compute_device())
+    concat = [upscale.add_noise(small.to(draws), levels, draws)]
     tokens = random_captions(scenes.tokens, index, choices)
     t = random_timesteps(choices, count, SCHEDULE, LOG_SIGMA)
     return denoising_loss(model, x0, t, tokens, "v_prediction", noise, concat=concat, y=levels, schedule=SCHEDULE)
@@ -163,12 +165,6 @@ def shrink(large: Tensor) -> Tensor:
     return F.avg_pool2d(large, AUTOENCODER.factor)
 
 
-def noised(small: Tensor, levels: Tensor, noise: torch.Generator) -> Tensor:
-    """Compute sqrt(a) x + sqrt(1 - a) n, with a = `alphas_cumprod` at the level of each image [B, 3, h, w]."""
-    a = SCHEDULE.alphas_cumprod[levels].to(small)[:, None, None, None]
-    return a.sqrt() * small + (1 - a).sqrt() * torch.randn(small.shape, generator=noise, device=small.device)
-
-
 def extra_tensors(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the checkpoint's tensors besides UNet, autoencoder and text encoder: the small image's noise schedule."""
-    return {f"low_scale_model.{name}": table for name, table in noise_tables(SCHEDULE.betas).items()}
+    return {f"low_scale_model.{name}": table for name, table in noise_tables(upscale.SCHEDULE.betas).items()}

@@ -24,9 +24,16 @@ spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", subm
 pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
 NODES = pack.NODE_CLASS_MAPPINGS
+sys.path.append(str(ROOT / "tests"))  # behind ComfyUI's own
 
 
 def node(name, *given, **inputs):
     """Run one of the pack's nodes; its outputs."""
     node_class = NODES[name]
     return getattr(node_class(), node_class.FUNCTION)(*given, **inputs)
+
+
+def gap(a, b):
+    """The largest difference of two tensors of one shape."""
+    assert a.shape == b.shape
+    return float((a - b).abs().max())

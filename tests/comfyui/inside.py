@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 
-from embedded import FOLDER, node
+from embedded import FOLDER, gap, node
 
 # isort: split
 import comfy.cldm.cldm
@@ -26,6 +26,7 @@ import comfy.supported_models
 import comfy.utils
 import folder_paths
 import torch
+from pointwise import pointwise
 
 
 def core_model(file, ours):
@@ -65,10 +66,6 @@ def ours_on(model, positive, negative, latent=None):
     return node("SD2KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **widgets)[0][
         "samples"
     ]
-
-
-def gap(a, b):
-    return float((a - b).abs().max())
 
 
 def loras(model):
@@ -211,6 +208,24 @@ def steps_after_cancelling(model, positive, negative):
     return "not cancelled"
 
 
+@torch.inference_mode()  # as ComfyUI runs nodes
+def tiles_of(vae):
+    """How far ComfyUI's tiles are from the whole, with our autoencoder made to see one place at a time."""
+    network = vae.first_stage_model
+    vae.first_stage_model = pointwise(network)
+    picture = torch.rand(1, 256, 320, 3, generator=torch.Generator().manual_seed(10))
+    latent = vae.encode(picture)
+    whole = vae.decode(latent)
+    numbers = {
+        "tiles, encoder": gap(latent, vae.encode_tiled(picture, tile_x=128, tile_y=128, overlap=32)),
+        "tiles, decoder": gap(whole, vae.decode_tiled(latent, tile_x=16, tile_y=16, overlap=4)),
+        "tiles, size": list(whole.shape),
+        "tiles, contrast": min(float(whole.std(axis).min()) for axis in (1, 2)),
+    }
+    vae.first_stage_model = network
+    return numbers
+
+
 PROMPTS = {
     "weights": "a (red:1.3) house, [a (tree:0.5)] \\(left\\)",
     "length": "a red house beside a (blue:1.2) boat, " * 20,
@@ -329,7 +344,7 @@ def main():
 
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(8))
     latent = vae.encode(picture)
-    numbers["vae tiles"] = gap(vae.decode(latent), vae.decode_tiled(latent, tile_x=64, tile_y=64, overlap=8))
+    numbers |= tiles_of(vae)
     numbers["text"] = text_gaps()
 
     pictures_as_conditions(numbers, noise)

@@ -7,7 +7,7 @@ pictures.safetensors.
 import json
 import sys
 
-from embedded import FOLDER, node
+from embedded import FOLDER, gap, node
 
 # isort: split
 import comfy.model_patcher
@@ -46,10 +46,6 @@ def stock(model, positive, negative, latent):
 
 def ours_on(model, *given):
     return node("SD2KSampler", model, SEED, 4, 5.0, "ddim", "ldm", *given)[0]["samples"]
-
-
-def gap(a, b):
-    return float((a - b).abs().max())
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """The pack in a browser on a real ComfyUI: templates, the queue, the node search, tooltips, help pages, Chinese.
 
-README's picture of the canvas: SD2_SCREENSHOT=web/docs/canvas.png pytest tests/comfyui/test_browser.py -k inpaint
+Run by themselves, `.ci/run browser` or `pytest -m browser`: a page that is slow to draw holds nothing back.
+
+README's picture of the canvas: SD2_SCREENSHOT=web/docs/canvas.png pytest -m browser -k inpaint
 """
 
 import json
@@ -14,7 +16,7 @@ from sd2_family.headless import graph
 from sd2_family.headless.library import LIBRARY
 from shipped import WORKFLOWS, named, saved
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 
 SIDE = 256  # of a thumbnail
 FIRST_INPUT = """id => {

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import sd2_family
+from diffusers_keys import official_pipeline
 from live import ROOT, Graph, difference, picture, sampled
 from sd2_family.headless.cli import main
+from sd2_family.models.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.comfyui
 
@@ -32,11 +34,9 @@ def test_the_bundled_model_is_offered(server):
 
 
 def test_a_folder_that_diffusers_saved_gives_the_pictures_of_its_file(server):
-    from sd2_family.models.checkpoint import load_checkpoint
-    from test_diffusers_folder import pipeline
-
     models = server.base / "models"
-    pipeline(load_checkpoint(models / "checkpoints" / "v2-v.safetensors")).save_pretrained(models / "diffusers" / "v")
+    checkpoint = load_checkpoint(models / "checkpoints" / "v2-v.safetensors")
+    official_pipeline(checkpoint).save_pretrained(models / "diffusers" / "v")
     names, _ = server.get("/object_info/SD2CheckpointLoader")["SD2CheckpointLoader"]["input"]["required"]["ckpt_name"]
     assert "v" in names
     pictures = []

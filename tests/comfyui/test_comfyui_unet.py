@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from live import PATH, missing
+from random_unets import SPECS, inputs, random_unet
 from sd2_family.models.unet import UNet
-from test_unet import SPECS, inputs, random_unet
 
 pytestmark = pytest.mark.comfyui
 

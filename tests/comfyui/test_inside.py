@@ -111,8 +111,11 @@ def test_cancel_stops_with_the_step_and_the_next_run_works(numbers):
     assert numbers["after cancelling"] <= CLOSE
 
 
-def test_tiles_show_little(numbers):
-    assert numbers["vae tiles"] < 1e-5  # one tile holds the whole picture
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_tiles_lie_where_the_whole_has_them(numbers, side):
+    assert numbers["tiles, size"] == [1, 256, 320, 3]
+    assert numbers["tiles, contrast"] > 0.01  # in every row and column
+    assert numbers[f"tiles, {side}"] < 1e-4  # float32 on latents up to 10, summed by weights
 
 
 @pytest.mark.parametrize("what", ["saved model", "saved clip", "saved vae", "saved unclip", "saved encoder"])

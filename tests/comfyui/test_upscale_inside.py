@@ -64,8 +64,10 @@ def test_a_large_picture_reserves_the_memory_of_a_tile(numbers):
 
 def test_the_stock_sampler_refuses_wrong_pairings(numbers):
     assert numbers["no picture"].startswith("x4.safetensors is a checkpoint for x4 upscaling (kind x4), but a prompt")
+    assert "without an image to upscale" in numbers["no picture"]
     assert numbers["plain model"].startswith("v2-base.safetensors is a checkpoint for text-to-image")
     assert numbers["depth map"].startswith("x4.safetensors is a checkpoint for x4 upscaling (kind x4), but the cond")
+    assert "has a depth map" in numbers["depth map"]
 
 
 def call(classes, name, *given, **inputs):
