@@ -67,7 +67,7 @@ def read(path: Path, library: Library, converter: Converter | None = None) -> Wo
     converter: used in place of `convert` for the UI format.
     """
     if not path.is_file():
-        raise WorkflowError([f"{path} does not exist"])
+        raise WorkflowError([f"{path} does not exist; check the path"])
     try:
         if path.suffix.lower() == ".png":
             return _embedded(path, library, converter)

@@ -197,7 +197,9 @@ class Server:
             except (OSError, websocket.WebSocketException):
                 message = ""
             if message == "":
-                raise ConnectionError(f"the connection to {self.url} was lost while the workflow ran")
+                raise ConnectionError(
+                    f"the connection to {self.url} was lost while the workflow ran; check the server"
+                )
             event = json.loads(message) if isinstance(message, str) else {}  # bytes are previews
             data = event.get("data", {})
             if data.get("prompt_id") != prompt_id:
@@ -237,7 +239,7 @@ class Server:
         try:
             answer = self.http.request(method, self.url + path, timeout=(CONNECT, ANSWER), **request)
         except requests.RequestException:
-            raise ConnectionError(f"{self.url} does not answer") from None
+            raise ConnectionError(f"{self.url} does not answer; check that the server is running") from None
         if not answer.ok and answer.status_code not in accept:
             raise ConnectionError(f"{self.url}{path} returned {answer.status_code} {answer.reason}")
         return answer

@@ -182,9 +182,9 @@ def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
         ],
     }
     found = [
-        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {problem} key{'s' * (len(keys) > 1)} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
         for problem, keys in problems.items()
         if keys
     ]
     if found:
-        raise ValueError(f"{name} does not fit the model at {prefix}: {', '.join(found)} keys; choose another file")
+        raise ValueError(f"{name} does not fit the model at {prefix}: {', '.join(found)}; choose another file")

@@ -259,7 +259,9 @@ def kind_of(unet: State, *, openclip: bool) -> str:
     }.get((openclip, channels, condition))
     if found is None:
         encoder = "OpenCLIP" if openclip else "CLIP-L"
-        raise UnknownKindError(f"has {channels} input channels, class condition {condition} and a {encoder} encoder")
+        raise UnknownKindError(
+            f"has {channels} input channels, class condition {condition} and text encoder {encoder}"
+        )
     if found != "unclip":
         return found
     # OpenCLIP-H's image embedding is as wide as its text context; CLIP-L's is not

@@ -122,7 +122,7 @@ def test_a_near_miss_is_refused_by_name(official, kind):
         key.split(".", 2)[-1].removeprefix("text_model.").replace("encoder.layers.7.mlp.fc1", "resblocks.7.mlp.c_fc")
     )
     with pytest.raises(
-        ValueError, match=rf"^x does not fit the model at .* 1 misshapen \(.*{re.escape(name)} \[{first + 1}"
+        ValueError, match=rf"^x does not fit the model at .* 1 misshapen key \(.*{re.escape(name)} \[{first + 1}"
     ):
         load_checkpoint("x")
 
@@ -174,10 +174,10 @@ def test_a_near_miss_in_the_depth_estimator_is_refused_by_name(write, key):
     state = tiny_state("v2-depth")
     key = "depth_model.model." + key
     state[key] = state[key][1:]
-    with pytest.raises(ValueError, match=rf"at depth_model.model.: 1 misshapen \({key[18:]}.*choose another"):
+    with pytest.raises(ValueError, match=rf"at depth_model.model.: 1 misshapen key \({key[18:]}.*choose another"):
         load_checkpoint(write(state))
     del state[key]
-    with pytest.raises(ValueError, match=rf"1 missing \({key[18:]}"):
+    with pytest.raises(ValueError, match=rf"1 missing key \({key[18:]}"):
         load_checkpoint(write(state))
 
 
@@ -309,7 +309,7 @@ def test_prediction_by_hand_wins(tmp_path):
 @pytest.mark.parametrize("key", ["out.2.bias", "middle_block.1.norm.weight"])
 def test_a_missing_key_is_named(write, v2, key):
     state = {name: tensor for name, tensor in v2.items() if name != UNET + key}
-    with pytest.raises(ValueError, match=rf"x.safetensors .* 1 missing \({key}\)"):
+    with pytest.raises(ValueError, match=rf"x.safetensors .* 1 missing key \({key}\)"):
         load_checkpoint(write(state))
 
 
@@ -321,19 +321,19 @@ def test_a_missing_key_that_recognition_needs_is_named(write, v2):
 
 def test_unexpected_keys_are_named_and_counted(write, v2):
     extra = {f"first_stage_model.loss.{i}": torch.ones(1) for i in range(9)}
-    with pytest.raises(ValueError, match=r"9 unexpected \(loss.0, loss.1, loss.2, ...\)"):
+    with pytest.raises(ValueError, match=r"9 unexpected keys \(loss.0, loss.1, loss.2, ...\)"):
         load_checkpoint(write(v2 | extra))
 
 
 def test_another_shape_is_named(write, v2):
-    with pytest.raises(ValueError, match=r"1 misshapen \(out.2.bias \[5\] instead of \[4\]\)"):
+    with pytest.raises(ValueError, match=r"1 misshapen key \(out.2.bias \[5\] instead of \[4\]\)"):
         load_checkpoint(write(v2 | {UNET + "out.2.bias": torch.ones(5)}))
 
 
 def test_a_missing_projection_of_a_1x_text_layer_is_an_error(write):
     state = tiny_state("v1")
     del state["cond_stage_model.transformer.text_model.encoder.layers.1.self_attn.k_proj.weight"]
-    with pytest.raises(ValueError, match=r"1 missing \(model.transformer.resblocks.1.attn.in_proj_weight\)"):
+    with pytest.raises(ValueError, match=r"1 missing key \(model.transformer.resblocks.1.attn.in_proj_weight\)"):
         load_checkpoint(write(state))
 
 
@@ -390,7 +390,9 @@ def test_a_controlnet_with_blocks_of_a_unet_is_still_a_controlnet(write):
 
 def test_an_unknown_number_of_input_channels_is_named(write, v2):
     stem = UNET + "input_blocks.0.0.weight"
-    with pytest.raises(ValueError, match=r"has 8 input channels.*OpenCLIP encoder; choose a checkpoint of kind v1, "):
+    with pytest.raises(
+        ValueError, match=r"has 8 input channels.*text encoder OpenCLIP; choose a checkpoint of kind v1, "
+    ):
         inspect(write(v2 | {stem: torch.ones(64, 8, 3, 3)}))
 
 

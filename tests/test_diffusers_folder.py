@@ -267,7 +267,7 @@ def test_an_unknown_key_is_named(saved, tmp_path):
     state = load_file(path) | {"add_embedding.linear_1.weight": torch.ones(2, 2)}
     path.unlink()
     save_file(state, path)
-    with pytest.raises(ValueError, match=r"copy does not fit .* 1 unexpected \(add_embedding.linear_1.weight\)"):
+    with pytest.raises(ValueError, match=r"copy does not fit .* 1 unexpected key \(add_embedding.linear_1.weight\)"):
         load_checkpoint(folder)
 
 

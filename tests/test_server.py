@@ -315,7 +315,10 @@ def test_a_job_taken_off_the_queue_is_status_1(run, server, monkeypatch, capsys)
 def test_a_lost_connection_is_status_1(run, server, capsys):
     server.work = lambda job: server.listener.write(b"\x88\x00")  # the frame that closes a websocket
     assert run() == 1
-    assert lines(capsys)[-1] == f"sd2: ConnectionError: the connection to {server.url} was lost while the workflow ran"
+    assert (
+        lines(capsys)[-1]
+        == f"sd2: ConnectionError: the connection to {server.url} was lost while the workflow ran; check the server"
+    )
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:9"])
