@@ -23,7 +23,13 @@ if installed is None or installed.origin is None:  # absent, or a folder without
     module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-torch.set_num_threads(1)  # for tiny networks threads cost more than they save, and minutes where cores are shared
+THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item):
+    """One thread for tiny networks: more save little, and cost minutes where other programs use the cores too."""
+    torch.set_num_threads(THREADS if item.get_closest_marker("slow") else 1)
 
 
 @pytest.fixture
