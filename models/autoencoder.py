@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from .specs import AutoencoderSpec
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    # 32 groups in every official file; a narrow level keeps 4 channels a group: groups of one would erase flat color
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+def _norm(channels: int, group_size: int | None) -> nn.GroupNorm:
+    groups = 32 if group_size is None else min(32, channels // group_size)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: [B, c_in, H, W] -> [B, c_out, H, W]."""
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, group_size: int | None) -> None:
         super().__init__()
-        self.norm1 = _norm(c_in)
+        self.norm1 = _norm(c_in, group_size)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = _norm(c_out)
+        self.norm2 = _norm(c_out, group_size)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()  # checkpoint name
 
@@ -41,9 +41,9 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head self-attention over all pixels: [B, C, H, W] -> [B, C, H, W]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, group_size: int | None) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, group_size)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -84,11 +84,11 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, group_size: int | None) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = AttentionBlock(channels)
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, group_size)
+        self.attn_1 = AttentionBlock(channels, group_size)
+        self.block_2 = ResidualBlock(channels, channels, group_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block_2(self.attn_1(self.block_1(x)))
@@ -98,9 +98,11 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, then the up- or downsampling to the next one, if any."""
 
-    def __init__(self, c_in: int, c_out: int, blocks: int, *, down: bool = False, up: bool = False) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, blocks: int, group_size: int | None, *, down: bool = False, up: bool = False
+    ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResidualBlock(c_in if i == 0 else c_out, c_out) for i in range(blocks))
+        self.block = nn.ModuleList(ResidualBlock(c_in if i == 0 else c_out, c_out, group_size) for i in range(blocks))
         self.downsample = Downsample(c_out) if down else nn.Identity()
         self.upsample = Upsample(c_out) if up else nn.Identity()
 
@@ -119,11 +121,11 @@ class Encoder(nn.Module):
         widths = [spec.channels * m for m in spec.channel_mult]
         self.conv_in = nn.Conv2d(3, spec.channels, 3, padding=1)
         self.down = nn.ModuleList(
-            Level(c_in, c_out, spec.num_res_blocks, down=i < len(widths) - 1)
+            Level(c_in, c_out, spec.num_res_blocks, spec.group_size, down=i < len(widths) - 1)
             for i, (c_in, c_out) in enumerate(pairwise([spec.channels, *widths]))
         )
-        self.mid = Middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
+        self.mid = Middle(widths[-1], spec.group_size)
+        self.norm_out = _norm(widths[-1], spec.group_size)
         self.conv_out = nn.Conv2d(widths[-1], 2 * spec.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,12 +144,12 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [spec.channels * m for m in spec.channel_mult]
         self.conv_in = nn.Conv2d(spec.latent_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], spec.group_size)
         self.up = nn.ModuleList(  # up[0] is the full resolution
-            Level(c_in, c_out, spec.num_res_blocks + 1, up=i > 0)
+            Level(c_in, c_out, spec.num_res_blocks + 1, spec.group_size, up=i > 0)
             for i, (c_out, c_in) in enumerate(pairwise([*widths, widths[-1]]))
         )
-        self.norm_out = _norm(spec.channels)
+        self.norm_out = _norm(spec.channels, spec.group_size)
         self.conv_out = nn.Conv2d(spec.channels, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

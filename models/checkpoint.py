@@ -25,12 +25,12 @@ from .detection import (
     State,
     detect,
     image_weights,
-    majority_dtype,
 )
 from .midas import DPTHybrid
 from .noise_augmentation import NoiseAugmentation
 from .specs import ModelSpec, Prediction
 from .unet import UNet
+from .weights_file import majority_dtype
 
 Prepare = Callable[[nn.Module], None]
 

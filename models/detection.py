@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from . import hugging_face
@@ -22,13 +20,14 @@ from .diffusers_folder import read_folder, read_json
 from .foreign_files import what_it_is
 from .noise_augmentation import STATISTICS_FILES, Statistics, read_statistics
 from .specs import SPECS, AutoencoderSpec, DepthSpec, ImageSpec, ModelSpec, Prediction, TextSpec, UNetSpec
-from .weights_file import REST, WeightsFile, read
+from .weights_file import REST, WeightsFile, majority_dtype, read
 
 State = dict[str, Tensor]
 
 UNET, AUTOENCODER, TEXT, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 DEPTH = "depth_model.model."
 _EXTRAS = ("embedder", "noise_augmentor", "low_scale_model")
+GROUP_SIZE = "sd2_family.group_size"  # metadata: channels per group in the autoencoder's norms, where not 32 groups
 STATISTICS = ("data_mean", "data_std")  # under noise_augmentor. in some third-party files
 
 _PREDICTIONS: dict[str, Prediction] = {
@@ -166,8 +165,11 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
         kind = kind_of(parts.unet, openclip=parts.openclip)
         base = SPECS[kind]
         unet = unet_spec(parts.unet, base.unet)
-        autoencoder = autoencoder_spec(parts.autoencoder, base.autoencoder)
+        autoencoder = replace(
+            autoencoder_spec(parts.autoencoder, base.autoencoder), group_size=_whole_number(file, GROUP_SIZE)
+        )
         text = text_spec(parts.text, base.text)
+        _check_groups(file.name, autoencoder)
         depth = depth_spec(parts.depth) if base.depth and parts.depth else None
         image = _image_spec(parts, base)
     except KeyError as error:
@@ -197,6 +199,25 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
         metadata=file.metadata,
         statistics=_statistics(parts, kind, folder),
     )
+
+
+def _check_groups(name: str, spec: AutoencoderSpec) -> None:
+    widths = [spec.channels * mult for mult in spec.channel_mult]
+    if spec.group_size is None and (odd := [width for width in widths if width % 32]):
+        raise ValueError(
+            f"{name} has an autoencoder with {odd[0]} channels, which do not divide into the 32 groups of its norms; "
+            "choose another file"
+        )
+
+
+def _whole_number(file: WeightsFile, key: str) -> int | None:
+    """Return a positive number from the metadata, or None where it has none."""
+    text = file.metadata.get(key)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ValueError(f"{file.name} has {key} {text!r} in its metadata, not a whole number; choose another file")
+    return int(text)
 
 
 def _image_spec(parts: Parts, base: ModelSpec) -> ImageSpec | None:
@@ -365,15 +386,6 @@ def image_weights(embedder: Mapping[str, Tensor]) -> State:
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     """Count the distinct numbers that the pattern's group matches in the keys."""
     return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
-
-
-def majority_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the dtype of most parameters, or float16 in place of an 8-bit dtype, which cannot compute."""
-    counts: Counter[torch.dtype] = Counter()
-    for tensor in state.values():
-        counts[tensor.dtype] += tensor.numel()
-    most = counts.most_common(1)[0][0]
-    return most if most.itemsize > 1 else torch.float16
 
 
 def _millions(count: int) -> str:

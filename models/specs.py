@@ -42,6 +42,7 @@ class AutoencoderSpec:
     num_res_blocks: int = 2
     latent_channels: int = 4
     scale: float = 0.18215  # UNet latents = scale * autoencoder latents
+    group_size: int | None = None  # channels per group of the norms, at most 32 groups; None: 32 groups at any width
 
     @property
     def factor(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} contains a {type(content).__name__}, not named weights; choose a checkpoint")
     return {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+
+
+def majority_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the dtype of most parameters, or float16 in place of an 8-bit dtype, which cannot compute."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        counts[tensor.dtype] += tensor.numel()
+    most = counts.most_common(1)[0][0]
+    return most if most.itemsize > 1 else torch.float16

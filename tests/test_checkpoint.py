@@ -503,3 +503,29 @@ def test_weights_stay_on_disk_until_written_to(tmp_path):
         read(tmp_path / name).tensors["w"].fill_(1)
         assert not read(tmp_path / name).tensors["w"].any()
     assert not load_file(tmp_path / "x.safetensors")["w"].any()
+
+
+# ---- the autoencoder's groups
+
+
+def test_the_groups_of_the_norms_are_32_unless_the_metadata_has_their_size(tmp_path):
+    for size, groups in ((None, {32}), (4, {8, 16})):
+        metadata = {} if size is None else {"sd2_family.group_size": str(size)}
+        path = write_checkpoint(tmp_path / f"{size}.safetensors", "v2-base", metadata=metadata)
+        modules = load_checkpoint(path).autoencoder.modules()
+        assert {module.num_groups for module in modules if isinstance(module, torch.nn.GroupNorm)} == groups
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "four", "4.0", ""])
+def test_a_group_size_that_is_no_number_is_named(tmp_path, size):
+    path = write_checkpoint(tmp_path / "x.safetensors", "v2-base", metadata={"sd2_family.group_size": size})
+    with pytest.raises(ValueError, match=rf"^x.safetensors has sd2_family.group_size '{size}' in its metadata"):
+        inspect(path)
+
+
+def test_a_width_that_32_groups_do_not_divide_is_named(tmp_path):
+    spec = tiny_spec("v2-base")
+    spec = replace(spec, autoencoder=replace(spec.autoencoder, channels=48, group_size=4))
+    path = write_checkpoint(tmp_path / "x.safetensors", "v2-base", spec=spec)
+    with pytest.raises(ValueError, match=r"^x.safetensors has an autoencoder with 48 channels"):
+        inspect(path)

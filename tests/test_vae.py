@@ -24,7 +24,7 @@ def pair(spec: AutoencoderSpec) -> tuple[AutoencoderKL, Reference]:
         block_out_channels=widths,
         layers_per_block=spec.num_res_blocks,
         latent_channels=spec.latent_channels,
-        norm_num_groups=min(32, spec.channels // 4),
+        norm_num_groups=32 if spec.group_size is None else spec.channels // spec.group_size,
     ).eval()
     keys = {f"first_stage_model.{key}": value for key, value in ours.state_dict().items()}
     reference.load_state_dict(convert_ldm_vae_checkpoint(keys, reference.config))
@@ -35,8 +35,12 @@ def pair(spec: AutoencoderSpec) -> tuple[AutoencoderKL, Reference]:
     ("spec", "factor"),
     [
         (AutoencoderSpec(channels=128, channel_mult=(1, 2), num_res_blocks=1), 2),
-        (AutoencoderSpec(channels=32, channel_mult=(1, 1, 1, 1)), 8),  # f8, narrow: groups of four channels
-        (AutoencoderSpec(channels=32, channel_mult=(1, 1, 1)), 4),  # f4
+        (
+            AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 2)),
+            8,
+        ),  # f8, narrow: groups of 1 and 2 channels
+        (AutoencoderSpec(channels=32, channel_mult=(1, 2, 4)), 4),  # f4
+        (AutoencoderSpec(channels=32, channel_mult=(1, 1, 1, 1), group_size=4), 8),  # the demo's: 8 groups
     ],
 )
 @torch.inference_mode()

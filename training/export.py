@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..models.detection import GROUP_SIZE
 from ..models.specs import Prediction
 from ..models.weights_file import REST, part, read
 from ..pipeline.components import VAE
 from . import depth_phase, unclip_phase, upscale_phase
 from .autoencoder_phase import load_autoencoder
 from .latent_cache import scene_latents
+from .networks import AUTOENCODER
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
@@ -108,6 +110,8 @@ def write(phase: str, folder: Path, out: Path, vae: VAE, vocabulary: Tensor) -> 
         base = FILES["base"].name
         tensors = without_shared_parts(tensors, read(out / base).tensors)
         metadata[REST] = base
+    spec = upscale_phase.AUTOENCODER if phase == "upscale" else AUTOENCODER
+    metadata[GROUP_SIZE] = str(spec.group_size)
     save_file(tensors, out / file.name, metadata)
     return out / file.name
 

@@ -12,7 +12,7 @@ from ..models.clip_text import OpenCLIPText
 from ..models.specs import AutoencoderSpec, TextSpec, UNetSpec
 from ..models.unet import UNet
 
-AUTOENCODER = AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 4), num_res_blocks=1)
+AUTOENCODER = AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 4), num_res_blocks=1, group_size=4)
 TEXT = TextSpec(width=64, layers=5, heads=1)
 UNET = UNetSpec(
     model_channels=64,

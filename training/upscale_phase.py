@@ -32,7 +32,7 @@ from .trainer import Plan, averaged, train
 from .warm_start import starting_weights
 
 X4 = SPECS["x4"]
-AUTOENCODER = replace(X4.autoencoder, channels=48, channel_mult=(1, 1, 2), num_res_blocks=1)
+AUTOENCODER = replace(X4.autoencoder, channels=48, channel_mult=(1, 1, 2), num_res_blocks=1, group_size=4)
 AUTOENCODER_PLAN = Plan(steps=1_700, batch_size=4, learning_rate=2e-3)
 UNET = replace(X4.unet, model_channels=96, channel_mult=(1, 1, 1, 1), num_res_blocks=1, context_dim=TEXT.width)
 AUTOENCODER_GROUP, UNET_GROUP = 4, 3  # channels that are normalized together
