@@ -21,7 +21,7 @@ def deep(tiny_models):
     spec = tiny_spec("x4")
     levels = {"channel_mult": (1, 2, 2, 4), "attention": (False, True, True, True)}
     unet = replace(spec.unet, model_channels=32, **levels, self_attention=(False, False, False, True))
-    autoencoder = replace(spec.autoencoder, channels=8, channel_mult=(1, 1, 1))
+    autoencoder = replace(spec.autoencoder, channels=8, channel_mult=(1, 1, 1), group_size=4)
     return tiny_models.file("x4", "x4-deep", spec=replace(spec, unet=unet, autoencoder=autoencoder)).stem
 
 

@@ -169,6 +169,8 @@ def write_checkpoint(path, kind, *, seed=0, spec=None, dtype=torch.float32, meta
     prediction = prediction or ("v_prediction" if kind == "v2-v" else None)
     if prediction:
         metadata["modelspec.prediction_type"] = {"v_prediction": "v"}.get(prediction, prediction)
+    if spec and spec.autoencoder.group_size:
+        metadata["sd2_family.group_size"] = str(spec.autoencoder.group_size)
     state = tiny_state(kind, seed=seed, spec=spec)
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
     if path.suffix == ".ckpt":
