@@ -26,7 +26,7 @@ from .graph import Library, NotAWorkflow, Prompt, Workflow, WorkflowError, label
 from .image_files import unfinished
 from .inputs import Json, inputs_of
 from .overrides import assign
-from .stock_files import PREVIEWS, next_number, output
+from .stock.file_nodes import PREVIEWS, next_number, output
 
 CONNECT, ANSWER, SILENCE = 10, 300, 30  # timeouts in seconds; after SILENCE the queue is polled
 UPLOADED = "image_upload", "sd2_upload"  # options of inputs whose value is a file in the input folder

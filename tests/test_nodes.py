@@ -13,7 +13,7 @@ from PIL import Image
 from pointwise import pointwise
 from sd2_family import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from sd2_family.backends import backend, folders
-from sd2_family.headless import stock
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
 from sd2_family.models.specs import SPECS
 from sd2_family.nodes import sample_image
 from sd2_family.pipeline import components, images
@@ -345,7 +345,7 @@ def test_the_grey_of_the_published_autoencoder_is_comfyuis_constant():
 
 def stock_sample(file, sides, latent, **values):
     widgets = {"seed": 3, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    return stock.KSampler().sample(file.model, *sides, latent, **{**widgets, **values})[0]["samples"]
+    return STOCK["KSampler"]().sample(file.model, *sides, latent, **{**widgets, **values})[0]["samples"]
 
 
 @pytest.mark.parametrize(("denoise", "sampler"), [(1.0, "heun"), (0.6, "dpmpp_2m")])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sd2_family.headless import stock
-from sd2_family.headless import stock_files as files
 from sd2_family.headless.image_files import png_text
 from sd2_family.headless.inputs import hidden_of, inputs_of
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
+from sd2_family.headless.stock import file_nodes as files
 from sd2_family.pipeline import pil as images
 from torch.nn import functional as F
 
@@ -29,7 +29,7 @@ def picture(*shape, dtype=np.uint8):
 
 def load(folders, made, name="a.png", **options):
     made.save(folders / "in" / name, **options)
-    return stock.LoadImage().load_image(name)
+    return STOCK["LoadImage"]().load_image(name)
 
 
 # Reading
@@ -105,17 +105,17 @@ def test_load_image_batches_the_frames_of_an_animation(folders):
 def test_load_image_mask_takes_a_channel(folders, channel, index):
     pixels = picture(5, 7, 3)
     Image.fromarray(pixels).save(folders / "in" / "a.png")
-    (mask,) = stock.LoadImageMask().load_image("a.png", channel)
+    (mask,) = STOCK["LoadImageMask"]().load_image("a.png", channel)
     assert torch.equal(mask[0], torch.from_numpy(pixels[..., index]).float() / 255)
 
 
 def test_load_image_mask_inverts_alpha_and_scales_sixteen_bits(folders):
     pixels = picture(5, 7, 4)
     Image.fromarray(pixels).save(folders / "in" / "a.png")
-    (mask,) = stock.LoadImageMask().load_image("a.png", "alpha")
+    (mask,) = STOCK["LoadImageMask"]().load_image("a.png", "alpha")
     assert torch.equal(mask[0], 1 - torch.from_numpy(pixels[..., 3]).float() / 255)
     Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(folders / "in" / "deep.png")
-    (mask,) = stock.LoadImageMask().load_image("deep.png", "red")
+    (mask,) = STOCK["LoadImageMask"]().load_image("deep.png", "red")
     assert torch.allclose(mask, torch.tensor([[[0, 0.5, 1]]]), atol=1 / 255)  # through 8 bits
 
 
@@ -123,15 +123,15 @@ def test_files_outside_the_input_folder_are_refused(folders):
     Image.new("RGB", (4, 4)).save(folders / "secret.png")
     for name in ("../secret.png", str(folders / "secret.png")):
         with pytest.raises(ValueError, match="is outside"):
-            stock.LoadImage.VALIDATE_INPUTS(name)
+            STOCK["LoadImage"].VALIDATE_INPUTS(name)
     with pytest.raises(ValueError, match=r"'none\.png' is not in the input folder"):
-        stock.LoadImage.VALIDATE_INPUTS("none.png")
+        STOCK["LoadImage"].VALIDATE_INPUTS("none.png")
 
 
 def test_a_file_that_is_no_picture_is_named_before_anything_runs(folders):
     (folders / "in" / "a.png").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
-        stock.LoadImage.VALIDATE_INPUTS("a.png")
+        STOCK["LoadImage"].VALIDATE_INPUTS("a.png")
 
 
 def test_a_cut_off_file_is_named(folders):
@@ -139,7 +139,7 @@ def test_a_cut_off_file_is_named(folders):
     whole = (folders / "in" / "a.png").read_bytes()
     (folders / "in" / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"a\.png is a damaged image"):
-        stock.LoadImage().load_image("a.png")
+        STOCK["LoadImage"]().load_image("a.png")
 
 
 def test_names_as_comfyui_annotates_them(folders):
@@ -149,10 +149,10 @@ def test_names_as_comfyui_annotates_them(folders):
 
 def test_a_changed_file_is_noticed(folders):
     Image.new("RGB", (4, 4)).save(folders / "in" / "a.png")
-    before = stock.LoadImage.IS_CHANGED("a.png")
-    assert before == stock.LoadImageMask.IS_CHANGED("a.png", channel="red")
+    before = STOCK["LoadImage"].IS_CHANGED("a.png")
+    assert before == STOCK["LoadImageMask"].IS_CHANGED("a.png", channel="red")
     Image.new("RGB", (40, 40)).save(folders / "in" / "a.png")
-    assert stock.LoadImage.IS_CHANGED("a.png") != before
+    assert STOCK["LoadImage"].IS_CHANGED("a.png") != before
 
 
 # Writing
@@ -165,7 +165,7 @@ def saved(folders):
 def test_save_image_round_trip_and_embedded_workflow(folders):
     pixels = torch.arange(256).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3) / 255
     prompt, ui = {"1": {"class_type": "X", "inputs": {"text": "Grüße"}}}, {"nodes": [], "links": []}
-    shown = stock.SaveImage().save_images(pixels, "a", prompt, {"workflow": ui})
+    shown = STOCK["SaveImage"]().save_images(pixels, "a", prompt, {"workflow": ui})
     assert shown == {"ui": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}
     path = folders / "out" / "a_00001_.png"
     image, _ = images.load(path)
@@ -175,15 +175,15 @@ def test_save_image_round_trip_and_embedded_workflow(folders):
 
 
 def test_save_image_numbers_follow_the_highest(folders):
-    stock.SaveImage().save_images(torch.zeros(2, 4, 4, 3), "a")
+    STOCK["SaveImage"]().save_images(torch.zeros(2, 4, 4, 3), "a")
     (folders / "out" / "a_00001_.png").unlink()
     (folders / "out" / "ab_00009_.png").touch()
-    stock.SaveImage().save_images(torch.zeros(1, 4, 4, 3), "a")
+    STOCK["SaveImage"]().save_images(torch.zeros(1, 4, 4, 3), "a")
     assert saved(folders) == ["a_00002_.png", "a_00003_.png", "ab_00009_.png"]
 
 
 def test_save_image_subfolders_and_tokens(folders):
-    shown = stock.SaveImage().save_images(torch.zeros(2, 4, 6, 3), "sets/%width%x%height%/%year%_%batch_num%")
+    shown = STOCK["SaveImage"]().save_images(torch.zeros(2, 4, 6, 3), "sets/%width%x%height%/%year%_%batch_num%")
     assert [image["subfolder"] for image in shown["ui"]["images"]] == ["sets/6x4"] * 2
     names = [image["filename"] for image in shown["ui"]["images"]]
     assert [name[4:] for name in names] == ["_0_00001_.png", "_1_00002_.png"]
@@ -194,7 +194,7 @@ def test_save_image_subfolders_and_tokens(folders):
 @pytest.mark.parametrize("prefix", ["../a", "/a", "a/../../b", "", "."])
 def test_save_image_stays_in_its_folder(prefix):
     with pytest.raises(ValueError, match=r"is outside|start of a file name"):
-        stock.SaveImage.VALIDATE_INPUTS(prefix)
+        STOCK["SaveImage"].VALIDATE_INPUTS(prefix)
 
 
 def test_save_image_truncates_and_clips():
@@ -209,12 +209,12 @@ def test_a_failed_save_leaves_nothing(folders, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        stock.SaveImage().save_images(torch.zeros(1, 4, 4, 3), "a")
+        STOCK["SaveImage"]().save_images(torch.zeros(1, 4, 4, 3), "a")
     assert list((folders / "out").iterdir()) == []
 
 
 def test_previews_are_kept_apart(folders):
-    stock.PreviewImage().save_images(torch.zeros(1, 4, 4, 3))
+    STOCK["PreviewImage"]().save_images(torch.zeros(1, 4, 4, 3))
     assert saved(folders) == ["preview/ComfyUI_temp_00001_.png"]
 
 
@@ -222,7 +222,7 @@ def test_previews_are_kept_apart(folders):
     ("source", "text"), [("hello", "hello"), (3, "3"), ([1, 2], "[1, 2]"), (torch.zeros(1), "tensor([0.])")]
 )
 def test_preview_any_shows_text(source, text):
-    assert stock.PreviewAny().main(source) == {"ui": {"text": (text,)}}
+    assert STOCK["PreviewAny"]().main(source) == {"ui": {"text": (text,)}}
 
 
 # Operations
@@ -230,7 +230,7 @@ def test_preview_any_shows_text(source, text):
 
 def test_image_scale_keeps_aspect_where_a_side_is_zero():
     image = torch.rand(2, 10, 20, 3)
-    scale = stock.ImageScale().upscale
+    scale = STOCK["ImageScale"]().upscale
     assert scale(image, "bilinear", 40, 0, "disabled")[0].shape == (2, 20, 40, 3)
     assert scale(image, "bilinear", 0, 5, "disabled")[0].shape == (2, 5, 10, 3)
     assert torch.equal(scale(image, "bilinear", 0, 0, "disabled")[0], image)
@@ -240,31 +240,31 @@ def test_image_scale_keeps_aspect_where_a_side_is_zero():
 def test_image_scale_methods_are_torchs(method):
     image = torch.rand(1, 10, 20, 3)
     expected = F.interpolate(image.movedim(-1, 1), size=(7, 9), mode=method).movedim(1, -1)
-    assert torch.equal(stock.ImageScale().upscale(image, method, 9, 7, "disabled")[0], expected)
+    assert torch.equal(STOCK["ImageScale"]().upscale(image, method, 9, 7, "disabled")[0], expected)
 
 
 def test_image_scale_lanczos_is_pillows():
     image = torch.from_numpy(picture(1, 10, 20, 3)).float() / 255
     expected = images.to_pil(image[0]).resize((9, 7), Image.Resampling.LANCZOS)
-    scaled = stock.ImageScale().upscale(image, "lanczos", 9, 7, "disabled")[0]
+    scaled = STOCK["ImageScale"]().upscale(image, "lanczos", 9, 7, "disabled")[0]
     assert torch.equal(scaled[0], torch.from_numpy(np.array(expected)).float() / 255)
 
 
 def test_image_scale_crops_to_the_middle():
     image = torch.arange(20.0)[None, None, :, None].repeat(1, 10, 1, 3)
-    scaled = stock.ImageScale().upscale(image, "nearest-exact", 10, 10, "center")[0]
+    scaled = STOCK["ImageScale"]().upscale(image, "nearest-exact", 10, 10, "center")[0]
     assert scaled[0, 0, :, 0].tolist() == list(range(5, 15))
 
 
 def test_empty_latent():
-    (latent,) = stock.EmptyLatentImage().generate(64, 32, 3)
+    (latent,) = STOCK["EmptyLatentImage"]().generate(64, 32, 3)
     assert torch.equal(latent["samples"], torch.zeros(3, 4, 4, 8))
 
 
 def test_repeat_latent_batch_gives_each_copy_its_own_index():
     samples = torch.rand(2, 4, 3, 3)
     latent = {"samples": samples, "noise_mask": torch.rand(2, 1, 3, 3), "batch_index": [4, 7]}
-    (repeated,) = stock.RepeatLatentBatch().repeat(latent, 3)
+    (repeated,) = STOCK["RepeatLatentBatch"]().repeat(latent, 3)
     assert torch.equal(repeated["samples"], torch.cat([samples] * 3))
     assert torch.equal(repeated["noise_mask"], torch.cat([latent["noise_mask"]] * 3))
     assert repeated["batch_index"] == [4, 7, 8, 11, 12, 15]
@@ -274,7 +274,7 @@ def test_composite_through_a_mask_and_over_the_edge():
     under, over = torch.zeros(2, 6, 6, 3), torch.ones(1, 4, 4, 3)
     mask = torch.zeros(1, 4, 4)
     mask[:, :, 1:] = 0.5
-    (result,) = stock.ImageCompositeMasked().composite(under, over, 4, 3, False, mask)
+    (result,) = STOCK["ImageCompositeMasked"]().composite(under, over, 4, 3, False, mask)
     expected = torch.zeros(2, 6, 6, 3)
     expected[:, 3:, 5] = 0.5
     assert torch.equal(result, expected)
@@ -282,13 +282,13 @@ def test_composite_through_a_mask_and_over_the_edge():
 
 
 def test_composite_stretches_the_source():
-    (result,) = stock.ImageCompositeMasked().composite(torch.zeros(1, 6, 8, 3), torch.ones(1, 2, 2, 3), 0, 0, True)
+    (result,) = STOCK["ImageCompositeMasked"]().composite(torch.zeros(1, 6, 8, 3), torch.ones(1, 2, 2, 3), 0, 0, True)
     assert torch.equal(result, torch.ones(1, 6, 8, 3))
 
 
 def test_pad_for_outpaint_feathers_only_padded_sides():
     image = torch.rand(1, 12, 16, 3)
-    padded, mask = stock.ImagePadForOutpaint().expand_image(image, 0, 8, 8, 0, 4)
+    padded, mask = STOCK["ImagePadForOutpaint"]().expand_image(image, 0, 8, 8, 0, 4)
     assert torch.equal(padded[:, 8:, :16], image)
     assert padded[0, 0, 0].tolist() == [0.5] * 3
     expected = torch.ones(20, 24)
@@ -300,13 +300,13 @@ def test_pad_for_outpaint_feathers_only_padded_sides():
 
 def test_masks_and_images():
     mask = torch.rand(2, 3, 4)
-    (image,) = stock.MaskToImage().mask_to_image(mask)
+    (image,) = STOCK["MaskToImage"]().mask_to_image(mask)
     assert image.shape == (2, 3, 4, 3)
-    assert torch.equal(stock.ImageToMask().image_to_mask(image, "green")[0], mask)
-    assert torch.equal(stock.InvertMask().invert(mask)[0], 1 - mask)
+    assert torch.equal(STOCK["ImageToMask"]().image_to_mask(image, "green")[0], mask)
+    assert torch.equal(STOCK["InvertMask"]().invert(mask)[0], 1 - mask)
     with pytest.raises(ValueError, match="no alpha channel"):
-        stock.ImageToMask().image_to_mask(image, "alpha")
-    (latent,) = stock.SetLatentNoiseMask().set_mask({"samples": image}, mask)
+        STOCK["ImageToMask"]().image_to_mask(image, "alpha")
+    (latent,) = STOCK["SetLatentNoiseMask"]().set_mask({"samples": image}, mask)
     assert latent["noise_mask"].shape == (2, 1, 3, 4)
 
 
@@ -319,19 +319,22 @@ class Recorder:
 
 def test_models_on_the_wires_are_asked_as_comfyui_asks_them():
     image, wire = torch.rand(1, 8, 8, 4), Recorder()
-    encoded = stock.VAEEncode().encode(wire, image)[0]["samples"]
+    encoded = STOCK["VAEEncode"]().encode(wire, image)[0]["samples"]
     assert encoded[0] == "encode"
     assert torch.equal(encoded[1], image[..., :3])
-    assert stock.VAEDecode().decode(wire, {"samples": 1})[0] == ("decode", 1)
+    assert STOCK["VAEDecode"]().decode(wire, {"samples": 1})[0] == ("decode", 1)
     tokens = ("tokenize", "a")
-    assert stock.CLIPTextEncode().encode(wire, "a")[0] == ("encode_from_tokens_scheduled", tokens)
-    assert stock.CLIPVisionEncode().encode(wire, image, "center")[0][2] is True
-    assert stock.CLIPVisionEncode().encode(wire, image, "none")[0][2] is False
+    assert STOCK["CLIPTextEncode"]().encode(wire, "a")[0] == (
+        "encode_from_tokens_scheduled",
+        tokens,
+    )
+    assert STOCK["CLIPVisionEncode"]().encode(wire, image, "center")[0][2] is True
+    assert STOCK["CLIPVisionEncode"]().encode(wire, image, "none")[0][2] is False
 
 
-@pytest.mark.parametrize("name", stock.NODE_CLASS_MAPPINGS)
+@pytest.mark.parametrize("name", STOCK)
 def test_every_stand_in_is_well_formed(name):
-    node_class = stock.NODE_CLASS_MAPPINGS[name]
+    node_class = STOCK[name]
     assert callable(getattr(node_class, node_class.FUNCTION))
     assert all(isinstance(kind, str) for kind in node_class.RETURN_TYPES)
     for entry in inputs_of(node_class).values():
@@ -358,5 +361,5 @@ WIDGETS = {  # the widget order of ComfyUI 0.3.64, which saved workflows rely on
 
 
 def test_widget_order_is_comfyuis():
-    for name, node_class in stock.NODE_CLASS_MAPPINGS.items():
+    for name, node_class in STOCK.items():
         assert [entry.name for entry in inputs_of(node_class).values() if entry.widget] == WIDGETS.get(name, [])

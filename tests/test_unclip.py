@@ -12,7 +12,7 @@ from helpers import call, empty, picture, prompts, sample
 from safetensors.torch import save_file
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.backends import backend
-from sd2_family.headless import stock
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
 from sd2_family.models.checkpoint import load_checkpoint
 from sd2_family.models.detection import inspect
 from sd2_family.models.noise_augmentation import NoiseAugmentation, Statistics, squared_cosine_betas
@@ -147,7 +147,7 @@ def text(file):
 def test_pictures_guide_beside_and_without_a_prompt(load):
     file = load("unclip-h")
     outputs = [
-        stock.CLIPVisionEncode().encode(file.clip_vision, one[None], "none")[0] for one in picture(40, 50, count=2)
+        STOCK["CLIPVisionEncode"]().encode(file.clip_vision, one[None], "none")[0] for one in picture(40, 50, count=2)
     ]
     results = [sampled(file, text(file))]
     for output in outputs:
@@ -161,7 +161,7 @@ def test_wrong_pairings_say_what_to_load(load):
     h, low, plain = (load(kind) for kind in ("unclip-h", "unclip-l", "v2-base"))
     image = picture(32, 32)
     with pytest.raises(ValueError, match=r"^v2-base.safetensors has no image encoder; unCLIP needs sd21-"):
-        stock.CLIPVisionEncode().encode(plain.clip_vision, image, "center")
+        STOCK["CLIPVisionEncode"]().encode(plain.clip_vision, image, "center")
     (narrow,) = call("SD2UnCLIPConditioning", text(h), low.clip_vision.encode_image(image), 1.0, 0, 0)
     with pytest.raises(ValueError, match=r"are 48-dim, but unclip-h.safetensors expects 64; use the clip_v"):
         sampled(h, narrow)

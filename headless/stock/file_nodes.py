@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends import folders
-from ..pipeline import pil
-from . import image_files
-from .inputs import Json
+from ...backends import folders
+from ...pipeline import pil
+from .. import image_files
+from ..inputs import Json
 
 PREVIEWS = "preview/ComfyUI_temp"
 
@@ -161,3 +161,20 @@ def _readable(source: object) -> str:
         return json.dumps(source)
     except (TypeError, ValueError):
         return str(source)
+
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    "LoadImage": LoadImage,
+    "LoadImageMask": LoadImageMask,
+    "SaveImage": SaveImage,
+    "PreviewImage": PreviewImage,
+    "PreviewAny": PreviewAny,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+    "SaveImage": "Save Image",
+    "PreviewImage": "Preview Image",
+    "PreviewAny": "Preview Any",
+}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..pipeline import sample as pipeline
-from ..pipeline.components import Model
-from ..pipeline.images import fit_batch
-from ..pipeline.types import Conditioning, Latent, Sampling
-from ..samplers import SCHEDULERS, initial_sample, starting_noise, truncate
+from ...pipeline import sample as pipeline
+from ...pipeline.components import Model
+from ...pipeline.images import fit_batch
+from ...pipeline.types import Conditioning, Latent, Sampling
+from ...samplers import SCHEDULERS, initial_sample, starting_noise, truncate
 
 # samplers with the same result in every version of ComfyUI, which differ in how they draw noise at each step
 SAMPLER_NAMES = ["euler", "heun", "dpmpp_2m", "ddim"]

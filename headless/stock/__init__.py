@@ -1,0 +1,13 @@
+"""Stand-ins for everyday stock nodes, with ComfyUI's ids, inputs, widget order and behavior; one file a theme."""
+
+from __future__ import annotations
+
+from . import file_nodes, image_nodes, latent_nodes, mask_nodes, sampler_nodes, text_nodes
+
+THEMES = (text_nodes, latent_nodes, sampler_nodes, image_nodes, mask_nodes, file_nodes)
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+for theme in THEMES:
+    NODE_CLASS_MAPPINGS |= theme.NODE_CLASS_MAPPINGS
+    NODE_DISPLAY_NAME_MAPPINGS |= theme.NODE_DISPLAY_NAME_MAPPINGS

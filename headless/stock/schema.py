@@ -1,0 +1,15 @@
+"""Types and entries that the stand-ins' INPUT_TYPES share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_RESOLUTION = 16384
+CHANNELS = ["red", "green", "blue", "alpha"]
+Inputs = dict[str, Any]
+Latent = dict[str, Any]
+Wire = Any  # CLIP, VAE, CLIP_VISION: objects with the methods of ComfyUI's
+
+
+def pixels(default: int, *, low: int = 0, step: int = 1) -> tuple[str, dict[str, int]]:
+    return "INT", {"default": default, "min": low, "max": MAX_RESOLUTION, "step": step}
