@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..models.weights_file import INDEX
 
-SUFFIXES = (".safetensors", ".ckpt")
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # ComfyUI's, in any case
 DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
@@ -70,7 +70,7 @@ def list_models(kind: str) -> list[str]:
         path.relative_to(folder).as_posix()
         for folder in model_dirs(kind)
         for path in folder.rglob("*")
-        if path.suffix in SUFFIXES and path.is_file()
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     }
     return sorted(names | set(diffusers_folders(model_dirs(DIFFUSERS))) if kind == "checkpoints" else names)
 

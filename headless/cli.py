@@ -39,8 +39,8 @@ examples:
 exit status: 0 success, 1 a node failed, 2 the workflow, a file or an argument is invalid
 """
 INSPECT_HELP = """\
-Show what a checkpoint file or a diffusers folder contains, without loading its weights: kind, prediction type and how
-it was determined, parts with sizes and dtypes, metadata.
+Load a checkpoint file or a diffusers folder and show what it is: kind, prediction type and how it was determined,
+parts with sizes and dtypes, what is missing or not used, metadata. A file that cannot be used is refused here as well.
 """
 INSPECT_EXAMPLES = """\
 examples:
@@ -219,12 +219,12 @@ def _engine(server: str | None, bars: Bars) -> Executor | Server:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from ..backends import folders
-    from ..models import detection
+    from ..models import checkpoint
 
     here = Path(arguments.file)
     with folders.using(folders.Folders(models=arguments.models_dir)):
         path = here if here.exists() else folders.resolve_model("checkpoints", arguments.file)
-    report = detection.inspect(path)
+    report = checkpoint.inspect(path)
     lines = [f"{key}: {shorten(value, 160)}" for key, value in report.metadata.items()]
     sys.stdout.write("\n".join([str(report), *lines]) + "\n")
     return DONE

@@ -14,20 +14,22 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL
 from .clip_image import ImageTower
 from .clip_text import CLIPText, OpenCLIPText, TextTower
-from .detection import (
-    AUTOENCODER,
-    DEPTH,
-    STATISTICS,
-    TEXT,
-    UNET,
-    Detected,
-    Inspection,
-    State,
-    detect,
-    image_weights,
-)
+from .detection import Detected, Inspection, detect
 from .midas import DPTHybrid
 from .noise_augmentation import NoiseAugmentation
+from .parts import (
+    AUTOENCODER,
+    DEPTH,
+    EMBEDDER,
+    NOISE,
+    TEXT,
+    UNET,
+    State,
+    clip_weights,
+    image_weights,
+    noise_weights,
+    openclip_weights,
+)
 from .specs import ModelSpec, Prediction
 from .unet import UNet
 from .weights_file import majority_dtype
@@ -41,8 +43,8 @@ class Checkpoint:
 
     inspection: Inspection
     unet: UNet
-    autoencoder: AutoencoderKL
-    text: TextTower
+    autoencoder: AutoencoderKL | None  # None: the file has none
+    text: TextTower | None
     depth: DPTHybrid | None  # of depth checkpoints that include it
     image: ImageTower | None  # of unCLIP checkpoints that include it
     noise_augmentation: NoiseAugmentation | None  # of unCLIP checkpoints
@@ -89,19 +91,18 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
     inspection, parts, spec = detected.inspection, detected.parts, detected.inspection.spec
     if inspection.missing:
         logging.getLogger("sd2_family").warning(inspection.missing)
+    name = detected.name
     with torch.device("meta"):
-        unet, autoencoder = UNet(spec.unet), AutoencoderKL(spec.autoencoder)
-        text = OpenCLIPText(spec.text) if parts.openclip else CLIPText(spec.text)
-    modules = (
-        (unet, parts.unet, UNET),
-        (autoencoder, parts.autoencoder, AUTOENCODER),
-        (text, parts.text, TEXT),
-    )
-    for module, state, prefix in modules:
-        _check_keys(module.state_dict(), state, detected.name, prefix)
-        if prepare is not None:
-            prepare(module)
-        _fill(module, state, detected.name, prefix, dtype)
+        unet = UNet(spec.unet)
+        autoencoder = AutoencoderKL(spec.autoencoder) if parts.autoencoder else None
+        text = _text_tower(spec) if parts.text else None
+    _fill(unet, parts.unet, name, UNET, dtype, prepare)
+    if autoencoder is not None:
+        _fill(autoencoder, parts.autoencoder, name, AUTOENCODER, dtype, prepare)
+    if text is not None:
+        openclip = spec.text.tower == "openclip-h"
+        weights = openclip_weights(parts.text, cut=parts.text_is_cut) if openclip else clip_weights(parts.text)
+        _fill(text, weights, name, TEXT, dtype, prepare)
     return Checkpoint(
         inspection=inspection,
         unet=unet,
@@ -114,6 +115,15 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
     )
 
 
+def inspect(path: str | Path) -> Inspection:
+    """Load a checkpoint and return what it is, so that the verdict is the loader's in every case."""
+    return load_checkpoint(path).inspection
+
+
+def _text_tower(spec: ModelSpec) -> TextTower:
+    return OpenCLIPText(spec.text) if spec.text.tower == "openclip-h" else CLIPText(spec.text)
+
+
 def _depth_estimator(detected: Detected) -> DPTHybrid | None:
     """Build the depth estimator in the file's dtype; its user chooses the precision to compute in."""
     spec = detected.inspection.spec.depth
@@ -121,7 +131,6 @@ def _depth_estimator(detected: Detected) -> DPTHybrid | None:
         return None
     with torch.device("meta"):
         depth = DPTHybrid(spec)
-    _check_keys(depth.state_dict(), detected.parts.depth, detected.name, DEPTH)
     _fill(depth, detected.parts.depth, detected.name, DEPTH, None)
     return depth
 
@@ -132,9 +141,7 @@ def _image_tower(detected: Detected, dtype: torch.dtype | None) -> ImageTower | 
         return None
     with torch.device("meta"):
         tower = ImageTower(spec)
-    prefix, state = "embedder.", image_weights(detected.parts.extras["embedder"])
-    _check_keys(tower.state_dict(), state, detected.name, prefix)
-    _fill(tower, state, detected.name, prefix, dtype)
+    _fill(tower, image_weights(detected.parts.extras[EMBEDDER]), detected.name, f"{EMBEDDER}.", dtype)
     return tower
 
 
@@ -143,16 +150,23 @@ def _noise_augmentation(detected: Detected) -> NoiseAugmentation | None:
     if vector_dim is None:
         return None
     augmentation = NoiseAugmentation(vector_dim // 2, detected.inspection.statistics)
-    prefix, given = "noise_augmentor.", detected.parts.extras.get("noise_augmentor", {})
-    state = {key: tensor for key, tensor in given.items() if key not in STATISTICS}
-    if state:  # ComfyUI saves none of it
-        _check_keys(augmentation.state_dict(), state, detected.name, prefix)
-        _fill(augmentation, state, detected.name, prefix, torch.float32)
+    given = noise_weights(detected.parts.extras.get(NOISE, {}))  # ComfyUI saves none of it
+    _fill(augmentation, augmentation.state_dict() | given, detected.name, f"{NOISE}.", torch.float32)
     return augmentation
 
 
-def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
+def _fill(
+    module: nn.Module,
+    state: State,
+    name: str,
+    prefix: str,
+    dtype: torch.dtype | None,
+    prepare: Prepare | None = None,
+) -> None:
     """Assign the weights to a module on meta in one dtype, require all keys and finite values, and freeze it."""
+    _check_keys(module.state_dict(), state, name, prefix)
+    if prepare is not None:
+        prepare(module)
     dtype = dtype or majority_dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
     for key, tensor in state.items():

@@ -1,6 +1,6 @@
 """CLIP's image towers, built from open_clip's blocks: OpenCLIP's ViT-H/14 and OpenAI's ViT-L/14, used by unCLIP.
 
-Attribute paths are the checkpoint's keys after `embedder.model.`; `detection.image_weights` extracts them from a file.
+Attribute paths are the checkpoint's keys after `embedder.model.`; `parts.image_weights` extracts them from a file.
 All sizes come from an `ImageSpec`.
 """
 
@@ -25,18 +25,13 @@ class ImageTower(nn.Module):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        heads, rest = divmod(spec.width, spec.head_width)
-        if rest:
-            raise ValueError(
-                f"image tower width {spec.width} is not a multiple of head width {spec.head_width}; change one"
-            )
         self.spec = spec
         self.visual = VisionTransformer(
             image_size=spec.image_size,
             patch_size=spec.patch_size,
             width=spec.width,
             layers=spec.layers,
-            heads=heads,
+            heads=spec.width // spec.head_width,
             mlp_ratio=4.0,
             output_dim=spec.embed_dim,
             act_layer=QuickGELU if spec.tower == "clip-l" else nn.GELU,

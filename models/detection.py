@@ -6,29 +6,26 @@ builds the networks from its result.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from . import hugging_face
 from .diffusers_folder import read_folder, read_json
-from .foreign_files import what_it_is
 from .noise_augmentation import STATISTICS_FILES, Statistics, read_statistics
-from .specs import SPECS, AutoencoderSpec, DepthSpec, ImageSpec, ModelSpec, Prediction, TextSpec, UNetSpec
+from .parts import EMBEDDER, NOISE, STATISTICS, Parts, State, image_weights, split
+from .sizes import (
+    UnknownKindError,
+    autoencoder_spec,
+    depth_spec,
+    image_spec,
+    text_spec,
+    unet_spec,
+    width_of_context,
+)
+from .specs import SPECS, AutoencoderSpec, ImageSpec, ModelSpec, Prediction, TextSpec
 from .weights_file import REST, WeightsFile, majority_dtype, read
 
-State = dict[str, Tensor]
-
-UNET, AUTOENCODER, TEXT, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
-DEPTH = "depth_model.model."
-_EXTRAS = ("embedder", "noise_augmentor", "low_scale_model")
 GROUP_SIZE = "sd2_family.group_size"  # metadata: channels per group in the autoencoder's norms, where not 32 groups
-STATISTICS = ("data_mean", "data_std")  # under noise_augmentor. in some third-party files
 
 _PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
@@ -36,15 +33,6 @@ _PREDICTIONS: dict[str, Prediction] = {
     "v": "v_prediction",
     "v_prediction": "v_prediction",
 }
-# CLIP's text half, which the files contain next to the image tower but nothing uses
-_TEXT_HALF = re.compile(
-    r"model\.(logit_scale|positional_embedding|text_projection|token_embedding\.weight|ln_final\.(weight|bias)"
-    r"|transformer\.resblocks\.\d+\..+)"
-)
-
-
-class UnknownKindError(Exception):
-    """The tensors match no model of the family; the message is the end of a sentence about the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +47,7 @@ class Inspection:
     dtypes: dict[str, str]
     sizes: dict[str, int]  # parameters per part
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()  # sentences about what the file lacks and what of it is not used
     statistics: Statistics | None = None  # of the image embeddings (unCLIP)
 
     @property
@@ -75,10 +64,10 @@ class Inspection:
     def evidence(self) -> str:
         """The properties that determine the kind."""
         unet = self.spec.unet
-        encoder = "OpenCLIP" if self.spec.text.tower == "openclip-h" else "CLIP-L"
+        family = "2.x" if unet.linear_projection else "1.x"
         classes = f", class vectors of {unet.vector_dim}" if unet.vector_dim else ""
         classes += f", {unet.num_classes} classes" if unet.num_classes else ""
-        return f"{unet.in_channels} input channels, {encoder} text encoder{classes}"
+        return f"a {family} UNet with {unet.in_channels} input channels{classes}"
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {_millions(n)} {self.dtypes[part]}" for part, n in self.sizes.items())
@@ -90,21 +79,10 @@ class Inspection:
         return (
             f"{self.name}: {self.spec.kind}, {self.spec.task} ({self.evidence})\n"
             f"prediction: {self.spec.prediction} ({self.reason}){schedule}\n"
-            f"parts: {parts}{weights}{shared}" + (f"\nstatistics of image embeddings: {known}" if known else "")
+            f"parts: {parts}{weights}{shared}"
+            + (f"\nstatistics of image embeddings: {known}" if known else "")
+            + "".join(f"\nnote: {note}" for note in self.notes)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The tensors of a file by part, under the keys of our networks."""
-
-    unet: State
-    autoencoder: State
-    text: State
-    depth: State  # empty in most files
-    extras: dict[str, State]
-    openclip: bool
-    ema: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +104,7 @@ def detect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "auto
     """
     path = Path(path)
     file, folder = (read_folder(path), path) if path.is_dir() else (read(path), path.parent)
-    parts = _split(file)
+    parts = split(file)
     return Detected(inspection=_recognize(file, parts, folder, prediction), parts=parts)
 
 
@@ -135,43 +113,17 @@ def inspect(path: str | Path, *, prediction: Literal["auto"] | Prediction = "aut
     return detect(path, prediction=prediction).inspection
 
 
-def _split(file: WeightsFile) -> Parts:
-    unet, autoencoder, text = (_under(file.tensors, prefix) for prefix in (UNET, AUTOENCODER, TEXT))
-    if not (unet and autoencoder and text):
-        raise ValueError(f"{file.name} {what_it_is(file.tensors)}")
-    extras = {name: _under(file.tensors, name + ".") for name in _EXTRAS}
-    # the moving average's keys are the weights' with every dot removed
-    average = {key: file.tensors.get(EMA + "diffusion_model" + key.replace(".", "")) for key in unet}
-    complete = {key: tensor for key, tensor in average.items() if tensor is not None}
-    ema = len(complete) == len(unet)
-    openclip = any(key.startswith("model.") for key in text)
-    return Parts(
-        unet=complete if ema else unet,
-        autoencoder=autoencoder,
-        text=text if openclip else hugging_face.text_weights(text),
-        depth=_under(file.tensors, DEPTH),
-        extras={name: state for name, state in extras.items() if state},
-        openclip=openclip,
-        ema=ema,
-    )
-
-
-def _under(tensors: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
 def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["auto"] | Prediction) -> Inspection:
     try:
-        kind = kind_of(parts.unet, openclip=parts.openclip)
-        base = SPECS[kind]
-        unet = unet_spec(parts.unet, base.unet)
-        autoencoder = replace(
-            autoencoder_spec(parts.autoencoder, base.autoencoder), group_size=_whole_number(file, GROUP_SIZE)
+        base = SPECS[kind_of(parts.unet)]
+        spec = replace(
+            base,
+            unet=unet_spec(parts.unet, base.unet),
+            autoencoder=_autoencoder_spec(file, parts, base.autoencoder),
+            text=_text_spec(parts, base.text),
+            depth=depth_spec(parts.depth) if base.depth and parts.depth else None,
+            image=_image_spec(parts, base),
         )
-        text = text_spec(parts.text, base.text)
-        _check_groups(file.name, autoencoder)
-        depth = depth_spec(parts.depth) if base.depth and parts.depth else None
-        image = _image_spec(parts, base)
     except KeyError as error:
         raise ValueError(f"{file.name} has no {error.args[0]}; download it again or choose another file") from error
     except IndexError as error:
@@ -181,32 +133,58 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
     prediction, reason = (
         _prediction(file, parts.unet, base, folder) if wanted == "auto" else (wanted, "set on the loader")
     )
-    if kind == "v2-base" and prediction == "v_prediction":
-        base = SPECS["v2-v"]
+    spec = replace(spec, prediction=prediction)
+    if spec.kind == "v2-base" and prediction == "v_prediction":
+        spec = replace(spec, kind="v2-v", file=SPECS["v2-v"].file, size=SPECS["v2-v"].size)
     states = {"unet": parts.unet, "autoencoder": parts.autoencoder, "text": parts.text, **parts.extras}
-    if parts.depth:
-        states["depth_model"] = parts.depth
+    states = {part: state for part, state in (states | {"depth_model": parts.depth}).items() if state}
     return Inspection(
         name=file.name,
-        spec=replace(
-            base, unet=unet, autoencoder=autoencoder, text=text, depth=depth, image=image, prediction=prediction
-        ),
+        spec=spec,
         reason=reason,
         zero_terminal_snr="ztsnr" in file.tensors or bool(_scheduler(folder)[1].get("rescale_betas_zero_snr")),
         ema=parts.ema,
         dtypes={part: str(majority_dtype(state)).removeprefix("torch.") for part, state in states.items()},
         sizes={part: sum(tensor.numel() for tensor in state.values()) for part, state in states.items()},
         metadata=file.metadata,
-        statistics=_statistics(parts, kind, folder),
+        notes=tuple(parts.notes),
+        statistics=_statistics(parts, spec.kind, folder),
     )
 
 
-def _check_groups(name: str, spec: AutoencoderSpec) -> None:
+def _autoencoder_spec(file: WeightsFile, parts: Parts, base: AutoencoderSpec) -> AutoencoderSpec:
+    """Read the autoencoder's sizes; it belongs to the UNet if both have latents of as many channels."""
+    if not parts.autoencoder:
+        return base
+    spec = replace(autoencoder_spec(parts.autoencoder, base), group_size=_whole_number(file, GROUP_SIZE))
+    channels = parts.unet["out.2.weight"].shape[0]
+    if spec.latent_channels != channels:
+        raise UnknownKindError(
+            f"has an autoencoder with {spec.latent_channels} latent channels and a UNet with {channels}, parts of two "
+            "models"
+        )
+    _check_groups(spec)
+    return spec
+
+
+def _text_spec(parts: Parts, base: TextSpec) -> TextSpec:
+    """Read the text encoder's sizes; it belongs to the UNet if it is as wide as the context that the UNet takes."""
+    if not parts.text:
+        return base
+    spec = text_spec(parts.text, base, cut=parts.text_is_cut)
+    context = width_of_context(parts.unet)
+    if spec.width != context:
+        raise UnknownKindError(
+            f"has a text encoder {spec.width} wide and a UNet that takes text {context} wide, parts of two models"
+        )
+    return spec
+
+
+def _check_groups(spec: AutoencoderSpec) -> None:
     widths = [spec.channels * mult for mult in spec.channel_mult]
     if spec.group_size is None and (odd := [width for width in widths if width % 32]):
-        raise ValueError(
-            f"{name} has an autoencoder with {odd[0]} channels, which do not divide into the 32 groups of its norms; "
-            "choose another file"
+        raise UnknownKindError(
+            f"has an autoencoder with {odd[0]} channels, which do not divide into the 32 groups of its norms"
         )
 
 
@@ -222,14 +200,14 @@ def _whole_number(file: WeightsFile, key: str) -> int | None:
 
 def _image_spec(parts: Parts, base: ModelSpec) -> ImageSpec | None:
     """Return the image tower's spec, or None if the file has no tower (embeddings from elsewhere still work)."""
-    if base.image is None or "embedder" not in parts.extras:
+    if base.image is None or EMBEDDER not in parts.extras:
         return None
     embed_dim = parts.unet["label_emb.0.0.weight"].shape[1] // 2
-    return image_spec(image_weights(parts.extras["embedder"]), base.image, embed_dim)
+    return image_spec(image_weights(parts.extras[EMBEDDER]), base.image, embed_dim)
 
 
 def _statistics(parts: Parts, kind: str, folder: Path) -> Statistics | None:
-    state = parts.extras.get("noise_augmentor", {})
+    state = parts.extras.get(NOISE, {})
     if set(STATISTICS) <= set(state):
         mean, std = (state[key].float().flatten() for key in STATISTICS)
         return Statistics(mean, std, "the file itself")
@@ -238,13 +216,13 @@ def _statistics(parts: Parts, kind: str, folder: Path) -> Statistics | None:
 
 def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -> tuple[Prediction, str]:
     """Return what the UNet predicts and the rule that decides it, the first that applies."""
-    declared = _PREDICTIONS.get(file.metadata.get("modelspec.prediction_type", "").lower())
+    declared = _declared(file, file.metadata.get("modelspec.prediction_type"), "the file's metadata")
     if declared:
         return declared, "the file's metadata, modelspec.prediction_type"
     if "v_pred" in file.tensors:
         return "v_prediction", "the file's key v_pred"
     name, scheduler = _scheduler(folder)
-    declared = _PREDICTIONS.get(str(scheduler.get("prediction_type")))
+    declared = _declared(file, scheduler.get("prediction_type"), name)
     if declared:
         return declared, f"{name} next to the weights"
     bias = unet.get("output_blocks.11.1.transformer_blocks.0.norm1.bias")
@@ -256,6 +234,19 @@ def _prediction(file: WeightsFile, unet: State, base: ModelSpec, folder: Path) -
     return base.prediction, f"the default of {base.kind}"
 
 
+def _declared(file: WeightsFile, value: object, where: str) -> Prediction | None:
+    """Return the prediction that `where` names, None if it names none; ValueError if our samplers have no such one."""
+    if not value:
+        return None
+    prediction = _PREDICTIONS.get(str(value).lower())
+    if prediction is None:
+        raise ValueError(
+            f"{file.name} predicts {value!r}, says {where}, and only epsilon and v_prediction can be sampled; choose "
+            "another model, or set prediction on the loader if you know better"
+        )
+    return prediction
+
+
 def _scheduler(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return name and content of the scheduler config that diffusers saves, both empty if there is none."""
     for name in ("scheduler/scheduler_config.json", "scheduler_config.json"):
@@ -265,8 +256,9 @@ def _scheduler(folder: Path) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def kind_of(unet: State, *, openclip: bool) -> str:
-    """Return the kind by text encoder, input channels and class conditioning (v2-v counts as v2-base here)."""
+def kind_of(unet: State) -> str:
+    """Return the kind by the UNet's projections, input channels and class condition (v2-v counts as v2-base here)."""
+    linear = unet["middle_block.1.proj_in.weight"].ndim == 2  # in 2.x; 1x1 convolutions in 1.x
     channels = unet["input_blocks.0.0.weight"].shape[1]
     condition = "label" if "label_emb.weight" in unet else "vector" if "label_emb.0.0.weight" in unet else "none"
     found = {
@@ -277,115 +269,17 @@ def kind_of(unet: State, *, openclip: bool) -> str:
         (True, 5, "none"): "v2-depth",
         (True, 4, "vector"): "unclip",
         (True, 7, "label"): "x4",
-    }.get((openclip, channels, condition))
+    }.get((linear, channels, condition))
     if found is None:
-        encoder = "OpenCLIP" if openclip else "CLIP-L"
+        projections = "linear" if linear else "convolutional"
         raise UnknownKindError(
-            f"has {channels} input channels, class condition {condition} and text encoder {encoder}"
+            f"has {channels} input channels, class condition {condition} and {projections} projections"
         )
     if found != "unclip":
         return found
     # OpenCLIP-H's image embedding is as wide as its text context; CLIP-L's is not
-    vector, context = unet["label_emb.0.0.weight"].shape[1], _context_dim(unet)
+    vector, context = unet["label_emb.0.0.weight"].shape[1], width_of_context(unet)
     return "unclip-h" if vector == 2 * context else "unclip-l"
-
-
-def _context_dim(unet: State) -> int:
-    return unet["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-
-
-def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
-    """Read the sizes from the weights; the heads and the levels of self-attention are the kind's."""
-    stem = unet["input_blocks.0.0.weight"]
-    levels: list[list[tuple[int, bool]]] = [[]]  # (channels, attention) of each residual block, level by level
-    for number in range(1, _count(unet, r"input_blocks\.(\d+)\.")):
-        block = f"input_blocks.{number}"
-        if f"{block}.0.op.weight" in unet:
-            levels.append([])
-        else:
-            levels[-1].append((unet[f"{block}.0.in_layers.2.weight"].shape[0], f"{block}.1.norm.weight" in unet))
-    if not all(levels):
-        raise KeyError("residual block in one level of its UNet")
-    labels, vectors = unet.get("label_emb.weight"), unet.get("label_emb.0.0.weight")
-    return replace(
-        base,
-        in_channels=stem.shape[1],
-        out_channels=unet["out.2.weight"].shape[0],
-        model_channels=stem.shape[0],
-        channel_mult=tuple(level[0][0] // stem.shape[0] for level in levels),
-        num_res_blocks=len(levels[0]),
-        attention=tuple(level[0][1] for level in levels),
-        self_attention=(base.self_attention[0],) * (len(levels) - 1) + (base.self_attention[-1],),
-        context_dim=_context_dim(unet),
-        linear_projection=unet["middle_block.1.proj_in.weight"].ndim == 2,
-        num_classes=None if labels is None else labels.shape[0],
-        vector_dim=None if vectors is None else vectors.shape[1],
-    )
-
-
-def autoencoder_spec(autoencoder: State, base: AutoencoderSpec) -> AutoencoderSpec:
-    """Read the sizes from the weights; the latent scale is the kind's."""
-    channels = autoencoder["encoder.conv_in.weight"].shape[0]
-    levels = range(_count(autoencoder, r"encoder\.down\.(\d+)\."))
-    widths = [autoencoder[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
-    return replace(
-        base,
-        channels=channels,
-        channel_mult=tuple(width // channels for width in widths),
-        num_res_blocks=_count(autoencoder, r"encoder\.down\.0\.block\.(\d+)\."),
-        latent_channels=autoencoder["decoder.conv_in.weight"].shape[1],
-    )
-
-
-def text_spec(text: State, base: TextSpec) -> TextSpec:
-    """Read the sizes from the weights; heads are 64 wide in every tower."""
-    width = text["model.positional_embedding"].shape[1]
-    layers = _count(text, r"model\.transformer\.resblocks\.(\d+)\.")
-    return replace(base, width=width, layers=layers, heads=width // 64)
-
-
-def depth_spec(state: State) -> DepthSpec:
-    """Read the sizes from the weights."""
-    vit = "pretrained.model."
-    backbone = vit + "patch_embed.backbone."
-    stages = [f"{backbone}stages.{index}." for index in range(_count(state, rf"{backbone}stages\.(\d+)\."))]
-    width = state[vit + "cls_token"].shape[2]
-    return DepthSpec(
-        stem=state[backbone + "stem.conv.weight"].shape[0],
-        channels=tuple(state[stage + "blocks.0.conv3.weight"].shape[0] for stage in stages),
-        depths=tuple(_count(state, rf"{stage}blocks\.(\d+)\.") for stage in stages),
-        width=width,
-        layers=_count(state, rf"{vit}blocks\.(\d+)\."),
-        heads=width // 64,
-        grid=math.isqrt(state[vit + "pos_embed"].shape[1] - 1),
-        features=state["scratch.layer1_rn.weight"].shape[0],
-        classes=state[vit + "head.weight"].shape[0],
-    )
-
-
-def image_spec(state: State, base: ImageSpec, embed_dim: int) -> ImageSpec:
-    """Read the sizes from an `ImageTower`'s weights; embed_dim is the UNet's, the head width the kind's."""
-    conv, positions = state["visual.conv1.weight"], state["visual.positional_embedding"]
-    grid = math.isqrt(positions.shape[0] - 1)
-    return replace(
-        base,
-        width=conv.shape[0],
-        layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
-        patch_size=conv.shape[-1],
-        image_size=grid * conv.shape[-1],
-        embed_dim=embed_dim,
-    )
-
-
-def image_weights(embedder: Mapping[str, Tensor]) -> State:
-    """Return the `ImageTower` weights from a file's `embedder.*`, under open_clip's or Hugging Face's names."""
-    state = {key.removeprefix("model."): tensor for key, tensor in embedder.items() if not _TEXT_HALF.fullmatch(key)}
-    return hugging_face.image_weights(state) if any("vision_model." in key for key in state) else state
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the distinct numbers that the pattern's group matches in the keys."""
-    return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
 
 
 def _millions(count: int) -> str:

@@ -6,14 +6,15 @@ Each part is a subfolder with a configuration and weights, which are one file or
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import hugging_face
 from .weights_file import INDEX, WeightsFile, read
 
 State = dict[str, Tensor]
@@ -27,16 +28,17 @@ def read_folder(path: Path) -> WeightsFile:
     parts = {part: path / part for part in _PARTS if (path / part).is_dir()}
     if "unet" not in parts or (path / "text_encoder_2").is_dir():
         raise ValueError(f"{path.name} is a {pipeline}; choose a Stable Diffusion 1.x or 2.x model")
-    for part in ("vae", "text_encoder"):
-        if part not in parts:
-            raise ValueError(f"{path.name} has no {part}; download the whole folder")
     tensors: State = {}
+    notes: list[str] = []
     for part, folder in parts.items():
+        weights = _weights(folder)
+        if weights.variant:
+            notes.append(f"{part} is read from its variant {weights.variant}")
         try:
-            tensors |= original_keys(part, _read_part(folder), read_json(folder / "config.json"))
+            tensors |= original_keys(part, weights.read(), read_json(folder / "config.json"))
         except KeyError as error:
             raise ValueError(f"{path.name} has no {error.args[0]} in {part}; download it again") from error
-    return WeightsFile(path.name, tensors, {})
+    return WeightsFile(path.name, tensors, {}, tuple(notes))
 
 
 def original_keys(part: str, state: State, config: dict[str, Any]) -> State:
@@ -54,19 +56,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_part(folder: Path) -> State:
-    """Read the weights of a part, preferring safetensors to pickles and full precision to half."""
-    for suffix in ("safetensors", "bin"):
-        for variant in ("", ".fp16"):
-            for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
-                whole = folder / f"{stem}{variant}.{suffix}"
-                if whole.is_file():
-                    return read(whole).tensors
-                shards = read_json(folder / f"{stem}.{suffix}.index{variant}.json").get("weight_map", {})
-                if shards:
-                    files = sorted({Path(name).name for name in shards.values()})
-                    return {key: tensor for name in files for key, tensor in read(folder / name).tensors.items()}
-    raise ValueError(f"{folder.parent.name} has no weights in {folder.name}; download the whole folder")
+# a part's weights, or the index of weights in several files, before or after whose suffix the variant stands
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>[\w.-]+?))?\.(?P<suffix>safetensors|bin)"
+    r"(?P<index>\.index(\.(?P<of_index>[\w.-]+))?\.json)?"
+)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+_VARIANTS = (
+    "",
+    "fp32",
+    "fp16",
+    "bf16",
+)  # tried first, in this order; a non_ema variant, the weights while training, last
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of a part in one variant, "" for the plain one."""
+
+    variant: str
+    path: Path
+
+    def read(self) -> State:
+        if self.path.suffix != ".json":
+            return read(self.path).tensors
+        shards = sorted({Path(name).name for name in read_json(self.path).get("weight_map", {}).values()})
+        return {key: tensor for name in shards for key, tensor in read(self.path.parent / name).tensors.items()}
+
+
+def _weights(folder: Path) -> _Weights:
+    """Choose one of the variants that a part has, preferring safetensors to pickles."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        match = _WEIGHTS.fullmatch(path.name)
+        if match and not _SHARD.search(path.name):
+            variant = match["variant"] or match["of_index"] or ""
+            rank = _VARIANTS.index(variant) if variant in _VARIANTS else len(_VARIANTS) + ("non_ema" in variant)
+            found.append(((match["suffix"] != "safetensors", rank, variant, bool(match["index"])), path))
+    if not found:
+        raise ValueError(f"{folder.parent.name} has no weights in {folder.name}; download the whole folder")
+    (_, _, variant, _), path = min(found)
+    return _Weights(variant, path)
 
 
 def _unet(state: State, _: dict[str, Any]) -> State:
@@ -159,21 +189,9 @@ _ATTENTION = (  # the second name of each comes from files saved before diffuser
 )
 
 
-def _text(state: State, config: dict[str, Any]) -> State:
-    """Keep transformers' keys for 1.x; for 2.x, rename them and add the unused tensors that the folder omits."""
-    if config.get("hidden_act", "quick_gelu") == "quick_gelu":  # OpenAI's towers; OpenCLIP's have a plain GELU
-        return {f"transformer.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state.items()}
-    tower = hugging_face.text_weights(state)
-    width = tower["model.ln_final.weight"]
-    projection = tower.pop("model.text_projection.weight", torch.eye(len(width)).to(width)).T
-    blocks = "model.transformer.resblocks."
-    last = max((int(key.split(".")[3]) for key in tower if key.startswith(blocks)), default=0)
-    unread = {  # conditioning uses the second-to-last layer
-        key.replace(f"{blocks}{last}.", f"{blocks}{last + 1}."): torch.zeros_like(tensor)
-        for key, tensor in tower.items()
-        if key.startswith(f"{blocks}{last}.")
-    }
-    return tower | unread | {"model.text_projection": projection, "model.logit_scale": width.new_zeros(())}
+def _text(state: State, _: dict[str, Any]) -> State:
+    """Keep transformers' keys, as 1.x files do."""
+    return {f"transformer.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state.items()}
 
 
 def _depth_estimator(state: State, _: dict[str, Any]) -> State:
@@ -202,12 +220,7 @@ def _depth_estimator(state: State, _: dict[str, Any]) -> State:
         parts = [query.replace("query", name) for name in ("query", "key", "value")]
         if all(part in renamed for part in parts):
             renamed[query.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
-    bias = renamed["pretrained.model.norm.bias"]
-    unread = {  # the classifier of the transformer's pre-training
-        "pretrained.model.head.weight": bias.new_zeros(1000, len(bias)),
-        "pretrained.model.head.bias": bias.new_zeros(1000),
-    }
-    return unread | renamed
+    return renamed
 
 
 _RESNET = (

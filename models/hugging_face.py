@@ -34,9 +34,12 @@ _IMAGE = (
 
 
 def text_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert `transformer.text_model.*` to `CLIPText` weights."""
+    """Convert `transformer.text_model.*` to a `TextTower`'s weights."""
     weights = {key: tensor for key, tensor in state.items() if "position_ids" not in key}  # 0..76, not a weight
-    return {"model." + key: tensor for key, tensor in _renamed(weights, _TEXT).items()}
+    renamed = _renamed(weights, _TEXT)
+    if "text_projection.weight" in renamed:
+        renamed["text_projection"] = renamed.pop("text_projection.weight").T
+    return {"model." + key: tensor for key, tensor in renamed.items()}
 
 
 def image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,9 +76,10 @@ class Encoder(nn.Module):
             embed_dim=spec.width,
             depth=spec.layers,
             num_heads=spec.heads,
-            num_classes=spec.classes,  # the classifier and the norm before it are unused, but in the files
+            num_classes=0,
             embed_layer=partial(HybridEmbed, backbone=backbone),
         )
+        self.model.norm = nn.Identity()  # of the classifier in the files, which nothing reads
         self.act_postprocess3 = _reassemble(spec.width)
         self.act_postprocess4 = _reassemble(spec.width)
         self.act_postprocess4.append(nn.Conv2d(spec.width, spec.width, 3, stride=2, padding=1))
@@ -144,7 +145,9 @@ class Decoder(nn.Module):
             nn.Conv2d(channels, features, 3, padding=1, bias=False)
             for channels in (spec.channels[0], spec.channels[1], spec.width, spec.width)
         )
-        self.refinenet1, self.refinenet2, self.refinenet3, self.refinenet4 = (Fusion(features) for _ in range(4))
+        self.refinenet1, self.refinenet2, self.refinenet3, self.refinenet4 = (
+            Fusion(features, merges=number < 4) for number in (1, 2, 3, 4)
+        )
         self.output_conv = nn.Sequential(
             nn.Conv2d(features, features // 2, 3, padding=1),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
@@ -165,12 +168,13 @@ class Decoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Add a finer map to a coarse one, refine the sum and double its size."""
+    """Add a finer map to a coarse one, refine the sum and double its size; the coarsest fusion merges nothing."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, merges: bool) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(features, features, 1)
-        self.resConfUnit1 = ResidualUnit(features)  # for the finer map; unused in the coarsest fusion
+        if merges:
+            self.resConfUnit1 = ResidualUnit(features)  # for the finer map
         self.resConfUnit2 = ResidualUnit(features)
 
     def forward(self, h: Tensor, finer: Tensor | None = None) -> Tensor:

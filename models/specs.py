@@ -59,7 +59,7 @@ class TextSpec:
     layers: int = 24
     heads: int = 16
     pad_token: int = 0
-    penultimate: bool = True  # skip the last layer before the final norm (2.x), not in 1.x
+    penultimate: bool = True  # skip the last layer before the final norm (2.x); not in 1.x, nor where a file lacks it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,6 @@ class DepthSpec:
     heads: int = 12
     grid: int = 24  # tokens along one side of the square that the position embedding was trained on
     features: int = 256  # channels of the maps that are fused
-    classes: int = 1000  # of an unused classifier in the files
 
     @property
     def side(self) -> int:

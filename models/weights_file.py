@@ -1,4 +1,7 @@
-"""Read a weights file: .safetensors, or a pickle restricted to an allowlist. Tensors are memory-mapped."""
+"""Read a weights file: safetensors, or a pickle restricted to an allowlist, told apart by content, not by suffix.
+
+Tensors are memory-mapped where the format allows it.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class WeightsFile:
     name: str
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()  # sentences about what was chosen while reading
 
 
 def read(path: str | Path) -> WeightsFile:
@@ -53,12 +57,34 @@ def read(path: str | Path) -> WeightsFile:
         raise ValueError(f"{path.name} does not exist; choose another .safetensors or .ckpt file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name} is empty; download it again")
-    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    tensors, metadata = _content(path)
     if not tensors:
         raise ValueError(f"{path.name} contains no tensors; choose a checkpoint")
     if REST in metadata:
         tensors = _completed(tensors, path, metadata[REST])
     return WeightsFile(path.name, tensors, metadata)
+
+
+def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), {})
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors: the length of a JSON object in 8 bytes, then the object.
+
+    A file that is too short for it is called by its suffix.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" if len(start) == 9 else path.suffix.lower() in (".safetensors", ".sft")
+
+
+def _can_map(path: Path) -> bool:
+    """Whether the tensors of a pickle can stay on disk: a zip archive none of whose entries is compressed."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -76,7 +102,7 @@ def _completed(tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, T
     if not other.is_file():
         raise ValueError(f"{path.name} needs {name} for some of its parts; put it in the same folder")
     own = {part(key) for key in tensors}
-    rest, _ = _read_safetensors(other)
+    rest, _ = _content(other)
     return tensors | {key: tensor for key, tensor in rest.items() if part(key) not in own}
 
 
@@ -88,7 +114,7 @@ def part(key: str) -> str:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:

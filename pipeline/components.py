@@ -180,6 +180,43 @@ class DepthModel:
 
 
 @dataclass(frozen=True)
+class NoTextEncoder:
+    """On the CLIP wire of a checkpoint without a text encoder: raises where it is used."""
+
+    name: str  # the file's
+
+    def tokenize(self, text: str) -> NoReturn:
+        raise ValueError(f"{self.name} has no text encoder; connect one from Load CLIP, or load a whole checkpoint")
+
+    def encode_from_tokens_scheduled(self, tokens: list[Chunk]) -> NoReturn:
+        self.tokenize("")
+
+
+@dataclass(frozen=True)
+class NoAutoencoder:
+    """On the VAE wire of a checkpoint without an autoencoder: raises where it is used."""
+
+    name: str  # the file's
+
+    def encode(self, pixels: Tensor) -> NoReturn:
+        raise ValueError(
+            f"{self.name} has no autoencoder (VAE); connect one from Load VAE, or load a whole checkpoint"
+        )
+
+    def decode(self, samples: Tensor) -> NoReturn:
+        self.encode(samples)
+
+    def decode_tiled(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 8) -> NoReturn:
+        self.encode(samples)
+
+    def spacial_compression_encode(self) -> NoReturn:
+        self.encode(torch.empty(0))
+
+    def spacial_compression_decode(self) -> NoReturn:
+        self.encode(torch.empty(0))
+
+
+@dataclass(frozen=True)
 class NoImageEncoder:
     """On the CLIP_VISION wire of a checkpoint without an image encoder: raises where it is used."""
 
@@ -211,7 +248,9 @@ class Model:
     prediction: Prediction
     schedule: NoiseSchedule
     unet: UNet
-    vae: VAE  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
+    vae: (
+        VAE | NoAutoencoder
+    )  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
 
@@ -227,8 +266,8 @@ class Loaded(NamedTuple):
     """The outputs of SD2 Load Checkpoint, in their order."""
 
     model: Model
-    clip: CLIP
-    vae: VAE
+    clip: CLIP | NoTextEncoder
+    vae: VAE | NoAutoencoder
     clip_vision: CLIPVision | NoImageEncoder
     depth_model: DepthModel | NoDepthModel
     report: str
@@ -240,13 +279,17 @@ def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: t
 
     file = checkpoint.load_checkpoint(path, prediction=prediction)
     spec = file.spec
-    vae = VAE(file.autoencoder, spec.autoencoder, dtype or torch.float32)
+    vae = (
+        VAE(file.autoencoder, spec.autoencoder, dtype or torch.float32)
+        if file.autoencoder
+        else NoAutoencoder(path.name)
+    )
     schedule = NoiseSchedule(
         beta_start=spec.beta_start, beta_end=spec.beta_end, zero_terminal_snr=file.inspection.zero_terminal_snr
     )
     return Loaded(
         model=Model(path.name, spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation),
-        clip=CLIP(file.text, dtype),
+        clip=CLIP(file.text, dtype) if file.text else NoTextEncoder(path.name),
         vae=vae,
         clip_vision=CLIPVision(file.image, dtype or torch.float32) if file.image else NoImageEncoder(path.name),
         depth_model=DepthModel(file.depth) if file.depth else NoDepthModel(path.name),

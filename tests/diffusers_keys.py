@@ -197,9 +197,16 @@ def transformers_depth(network):
         if ".attn.qkv." in key:
             for name, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 state[key.replace(".attn.qkv.", f".attention.attention.{name}.")] = piece
-        elif ".model.head." not in key:  # the classifier, which transformers leaves out
+        else:
             state[key] = tensor
-    model.load_state_dict(state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    unit = "neck.fusion_stage.layers.0.residual_layer1."  # of the coarsest fusion, which merges nothing
+    assert not unexpected
+    assert {key.rpartition(".")[0] for key in missing} == {
+        "dpt.layernorm",
+        unit + "convolution1",
+        unit + "convolution2",
+    }
     return model.eval()
 
 

@@ -5,6 +5,7 @@ import torch
 from checkpoint_layouts import layout
 from sd2_family.models.autoencoder import AutoencoderKL
 from sd2_family.models.midas import DPTHybrid
+from sd2_family.models.parts import DEPTH, READ
 from sd2_family.models.specs import SPECS
 from sd2_family.models.unet import UNet
 
@@ -30,4 +31,8 @@ def test_autoencoder_has_the_tensors_of_the_official_file(kind):
 def test_depth_estimator_has_the_tensors_of_the_official_file():
     with torch.device("meta"):
         network = DPTHybrid(SPECS["v2-depth"].depth)
-    assert shapes(network) == layout("v2-depth", "depth_model.model.")
+    official = layout("v2-depth", "depth_model.model.")
+    assert shapes(network) == {name: shape for name, shape in official.items() if READ[DEPTH].match(name)}
+    unread = {name.rpartition(".")[0] for name in official if not READ[DEPTH].match(name)}
+    unit = "scratch.refinenet4.resConfUnit1."
+    assert unread == {"pretrained.model.norm", "pretrained.model.head", unit + "conv1", unit + "conv2"}

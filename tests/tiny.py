@@ -29,7 +29,7 @@ SCHEDULE_BUFFERS = (
 )
 VECTOR_DIMS = {"unclip-h": 128, "unclip-l": 96}  # H: twice the context's width, as in the official file
 DEPTH = DepthSpec(
-    stem=32, channels=(128, 128, 256), depths=(1, 2, 1), width=64, layers=4, heads=1, grid=4, features=32, classes=10
+    stem=32, channels=(128, 128, 256), depths=(1, 2, 1), width=64, layers=4, heads=1, grid=4, features=32
 )
 
 

@@ -14,7 +14,7 @@ from .. import folders
 
 def list_models(kind: str) -> list[str]:
     """List the names that `resolve_model` finds, sorted, including bundled files and diffusers folders."""
-    names = {name for name in folder_paths.get_filename_list(kind) if name.endswith(folders.SUFFIXES)}
+    names = {name for name in folder_paths.get_filename_list(kind) if name.lower().endswith(folders.SUFFIXES)}
     names |= {path.name for path in folders.BUNDLED.glob("*") if path.suffix in folders.SUFFIXES}
     return sorted(names | set(_diffusers_folders(kind)))
 

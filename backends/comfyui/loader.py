@@ -17,7 +17,7 @@ from ...models import checkpoint
 from ...models.detection import Inspection, detect
 from ...models.specs import Prediction
 from ...models.unet import UNet
-from ...pipeline.components import NoDepthModel, NoImageEncoder
+from ...pipeline.components import NoAutoencoder, NoDepthModel, NoImageEncoder, NoTextEncoder
 from ..protocol import LoadedObjects
 from .files import resolve_model
 from .model import DTYPES, Patcher, build_model, retype
@@ -42,8 +42,12 @@ def _load(
     file = checkpoint.build(detected, prepare=lambda module: retype(module, ops if isinstance(module, UNet) else None))
     loaded = LoadedObjects(
         model=build_model(file, weights, compute, disable_dynamic),
-        clip=build_clip(file.text, dtype, disable_dynamic),
-        vae=build_vae(file.autoencoder, file.spec.autoencoder.factor, dtype),
+        clip=build_clip(file.text, dtype, disable_dynamic) if file.text else NoTextEncoder(path.name),
+        vae=(
+            build_vae(file.autoencoder, file.spec.autoencoder.factor, dtype)
+            if file.autoencoder
+            else NoAutoencoder(path.name)
+        ),
         clip_vision=NoImageEncoder(path.name) if file.image is None else build_image_encoder(file.image, dtype),
         depth_model=NoDepthModel(path.name) if file.depth is None else DepthModel(file.depth),
         report=file.report,

@@ -25,6 +25,7 @@ from ...models.hooks import Control
 from ...models.specs import ModelSpec, UNetSpec
 from ...models.unet import UNet
 from ...pipeline import checks, depth, inpaint, unclip, upscale
+from ...pipeline.components import NoAutoencoder
 
 Patcher = Any  # a comfy.model_patcher.ModelPatcher, the object on a MODEL wire
 Comfy = Any  # any other object of ComfyUI's
@@ -85,8 +86,7 @@ def build_model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | N
     model.sd2_name, model.sd2_spec = file.inspection.name, file.spec
     if file.spec.condition == "inpaint":
         model.set_inpaint()
-        gray = inpaint.gray_latent(file.spec, lambda pixels: _encode(file.autoencoder, pixels))
-        model.blank_inpaint_image_like = lambda latent: gray.to(latent).expand_as(latent).clone()
+        model.blank_inpaint_image_like = _blank_image(file)
     if file.spec.condition != "upscale":
         model.encode_adm = _class_condition(file)
     archive_dtypes(model.diffusion_model)
@@ -139,6 +139,16 @@ def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: 
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     return upscale.in_tiles(lambda part: network(part, *args, **options), x, interruptible)
+
+
+def _blank_image(file: Checkpoint) -> Callable[[Tensor], Tensor]:
+    """Return BaseModel.blank_inpaint_image_like: the gray that the model gets where the conditioning has no mask."""
+    if file.autoencoder is None:
+        missing = NoAutoencoder(file.inspection.name)
+        return lambda latent: missing.encode(latent)
+    autoencoder = file.autoencoder
+    gray = inpaint.gray_latent(file.spec, lambda pixels: _encode(autoencoder, pixels))
+    return lambda latent: gray.to(latent).expand_as(latent).clone()
 
 
 def _class_condition(file: Checkpoint) -> Callable[..., Tensor | None]:

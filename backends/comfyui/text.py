@@ -5,6 +5,7 @@ Using ComfyUI's encoder gives textual inversion, prompt weights, hooks and LoRAs
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,12 @@ def build_clip(tower: TextTower, dtype: torch.dtype | None, disable_dynamic: boo
     openclip = tower.spec.tower == "openclip-h"
     name = "clip_h" if openclip else "clip_l"
     sd2 = comfy.text_encoders.sd2_clip
-    state = comfy.utils.clip_text_transformers_convert(dict(tower.state_dict()), "model.", f"{name}.transformer.")
+    state = dict(tower.state_dict())
+    spec = tower.spec
+    if openclip and not spec.penultimate:  # ComfyUI skips the last layer of 2.x: give it one to skip
+        state |= _one_more_layer(state, spec.layers)
+        spec = replace(spec, layers=spec.layers + 1)
+    state = comfy.utils.clip_text_transformers_convert(state, "model.", f"{name}.transformer.")
     if openclip:
         target = SimpleNamespace(params={}, clip=sd2.SD2ClipModel, tokenizer=sd2.SD2Tokenizer)
         state[f"{name}.logit_scale"] = state.pop("model.logit_scale")
@@ -37,10 +43,20 @@ def build_clip(tower: TextTower, dtype: torch.dtype | None, disable_dynamic: boo
         state[f"{name}.transformer.text_projection.weight"] = torch.eye(tower.spec.width)  # 1.x has none
     on_cpu = comfy.model_management.text_encoder_device().type == "cpu"
     options = {
-        f"{name}_model_config": _text_config(tower.spec),
+        f"{name}_model_config": _text_config(spec),
         "dtype": dtype or (tower.dtype if on_cpu else None),  # ComfyUI would round to float16 even there
     }
     return _filled_clip(target, state, options, disable_dynamic)
+
+
+def _one_more_layer(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Return a layer of zeros, which changes nothing, to follow the last one."""
+    last = f"model.transformer.resblocks.{layers - 1}."
+    return {
+        key.replace(last, f"model.transformer.resblocks.{layers}."): torch.zeros_like(tensor)
+        for key, tensor in state.items()
+        if key.startswith(last)
+    }
 
 
 def _text_config(spec: TextSpec) -> dict[str, int]:
