@@ -79,9 +79,19 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" if len(start) == 9 else path.suffix.lower() in (".safetensors", ".sft")
 
 
+def _load(path: Path) -> object:
+    if _can_map(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def _can_map(path: Path) -> bool:
-    """Whether the tensors of a pickle can stay on disk: a zip archive none of whose entries is compressed."""
-    if not zipfile.is_zipfile(path):
+    """Whether the tensors of a pickle can stay on disk: a zip archive none of whose entries is compressed.
+
+    torch takes a path that ends in .safetensors for one, whatever it holds.
+    """
+    if path.suffix.lower() == ".safetensors" or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
@@ -114,7 +124,7 @@ def part(key: str) -> str:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+            content = _load(path)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:

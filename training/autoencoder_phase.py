@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.autoencoder import AutoencoderKL
 from ..models.specs import AutoencoderSpec
 from ..pipeline.components import VAE, compute_device
+from ..pipeline.types import Autoencoder
 from . import dataset
 from .dataset import Images
 from .networks import AUTOENCODER, bias, new_autoencoder
@@ -54,7 +55,7 @@ def pixel_loss(error: Tensor) -> Tensor:
     return error.abs().mean() + 5 * error.square().mean() + across.abs().mean() + down.abs().mean()
 
 
-def psnr(images: Images, vae: VAE) -> float:
+def psnr(images: Images, vae: Autoencoder) -> float:
     """Return the mean PSNR in dB of images encoded, decoded and rounded to 8 bits."""
     original = dataset.to_floats(images)
     decoded = dataset.to_floats(dataset.to_bytes(vae.decode(vae.encode(original))))

@@ -124,7 +124,7 @@ def enlarge(loaded: Loaded, small: Tensor, caption: str, seed: int) -> Tensor:
     """Noise an image [1, 3, h, w] in 0..1 a little and enlarge it: [1, 4h, 4w, 3]."""
     options = upscale.options(small.movedim(1, -1), NOISE_LEVEL, seed + 1)
     prompt = with_options(encode_prompts(loaded.clip, [caption]), options)
-    noise = draw_noise(loaded, 1, loaded.vae.spec.factor * small.shape[-1], seed)
+    noise = draw_noise(loaded, 1, loaded.model.spec.autoencoder.factor * small.shape[-1], seed)
     return generate(loaded, prompt, prompt, noise, scale=1)  # no guidance: the negative side is not computed
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..pipeline import inpaint
 from ..pipeline.blend import composite
-from ..pipeline.components import CLIP, Loaded
+from ..pipeline.components import Loaded
 from ..pipeline.sample import sample
-from ..pipeline.types import Conditioning, Sampling, with_options
+from ..pipeline.types import Conditioning, Sampling, TextEncoder, with_options
 from ..samplers import starting_noise
 from . import dataset
 from .trials import Trial
@@ -34,7 +34,7 @@ def repaint(loaded: Loaded, trials: Sequence[Trial], *, scale: float, steps: int
     return composite(images, painted, masks, color_match=False)
 
 
-def encode_prompts(clip: CLIP, prompts: Sequence[str]) -> Conditioning:
+def encode_prompts(clip: TextEncoder, prompts: Sequence[str]) -> Conditioning:
     """Encode the prompts of a batch of images, all of one length, as one entry of a conditioning."""
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in prompts]
     return [[torch.cat([context for entries in encoded for context, _ in entries]), {}]]
@@ -42,7 +42,7 @@ def encode_prompts(clip: CLIP, prompts: Sequence[str]) -> Conditioning:
 
 def draw_noise(loaded: Loaded, count: int, side: int, seed: int) -> Tensor:
     """Draw the starting noise [count, 4, h, w] of images of `side` x `side` pixels."""
-    spec = loaded.vae.spec
+    spec = loaded.model.spec.autoencoder
     latent = torch.empty(count, spec.latent_channels, side // spec.factor, side // spec.factor)
     return starting_noise(latent, seed)
 

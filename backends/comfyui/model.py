@@ -7,6 +7,7 @@ own names for the UNet's sizes. So the UNet's layers become ComfyUI's while on m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -143,11 +144,8 @@ def _in_tiles(network: Callable[..., Tensor], x: Tensor, *args: Any, **options: 
 
 def _blank_image(file: Checkpoint) -> Callable[[Tensor], Tensor]:
     """Return BaseModel.blank_inpaint_image_like: the gray that the model gets where the conditioning has no mask."""
-    if file.autoencoder is None:
-        missing = NoAutoencoder(file.inspection.name)
-        return lambda latent: missing.encode(latent)
-    autoencoder = file.autoencoder
-    gray = inpaint.gray_latent(file.spec, lambda pixels: _encode(autoencoder, pixels))
+    encode = partial(_encode, file.autoencoder) if file.autoencoder else NoAutoencoder(file.inspection.name).encode
+    gray = inpaint.gray_latent(file.spec, encode)
     return lambda latent: gray.to(latent).expand_as(latent).clone()
 
 
