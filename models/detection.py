@@ -6,6 +6,7 @@ builds the networks from its result.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -133,9 +134,9 @@ def _recognize(file: WeightsFile, parts: Parts, folder: Path, wanted: Literal["a
     prediction, reason = (
         _prediction(file, parts.unet, base, folder) if wanted == "auto" else (wanted, "set on the loader")
     )
-    spec = replace(spec, prediction=prediction)
     if spec.kind == "v2-base" and prediction == "v_prediction":
         spec = replace(spec, kind="v2-v", file=SPECS["v2-v"].file, size=SPECS["v2-v"].size)
+    spec = replace(spec, prediction=prediction, size=_resolution(file) or spec.size)
     states = {"unet": parts.unet, "autoencoder": parts.autoencoder, "text": parts.text, **parts.extras}
     states = {part: state for part, state in (states | {"depth_model": parts.depth}).items() if state}
     return Inspection(
@@ -196,6 +197,12 @@ def _whole_number(file: WeightsFile, key: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ValueError(f"{file.name} has {key} {text!r} in its metadata, not a whole number; choose another file")
     return int(text)
+
+
+def _resolution(file: WeightsFile) -> int | None:
+    """Return the shorter side in pixels of the images that the metadata names, such as 768x768; None without one."""
+    match = re.fullmatch(r"\s*(\d{2,5})\s*x\s*(\d{2,5})\s*", file.metadata.get("modelspec.resolution", ""))
+    return None if match is None else min(int(match[1]), int(match[2]))
 
 
 def _image_spec(parts: Parts, base: ModelSpec) -> ImageSpec | None:

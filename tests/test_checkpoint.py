@@ -528,3 +528,10 @@ def test_a_width_that_32_groups_do_not_divide_is_named(write):
     spec = replace(spec, autoencoder=replace(spec.autoencoder, channels=48, group_size=4))
     with pytest.raises(ValueError, match=r"^x.safetensors has an autoencoder with 48 channels"):
         inspect(write(tiny_state("v2-base", spec=spec)))
+
+
+@pytest.mark.parametrize(
+    ("resolution", "size"), [("128x128", 128), ("768x1024", 768), ("large", 512), ("", 512), ("0x0", 512)]
+)
+def test_the_size_of_images_from_metadata(write, v2, resolution, size):
+    assert inspect(write(v2, metadata={"modelspec.resolution": resolution})).spec.size == size
