@@ -1,6 +1,7 @@
 """unCLIP through our nodes against diffusers' pipeline, on the same random weights, statistics and noise."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,7 +108,8 @@ def test_ten_ddim_steps(loaded):
 def test_a_folder_that_diffusers_saved_is_the_same_model(loaded, tmp_path):
     pipeline(loaded).save_pretrained(tmp_path / "saved")
     folder = load_checkpoint(tmp_path / "saved")
-    assert folder.spec == loaded.model.spec
+    text = replace(loaded.model.spec.text, layers=loaded.model.spec.text.layers - 1, penultimate=False)  # one unread
+    assert folder.spec == replace(loaded.model.spec, text=text)
     noise, ours = folder.noise_augmentation, loaded.model.noise_augmentation
     assert torch.equal(noise.data_mean, ours.data_mean)
     assert torch.equal(noise.data_std, ours.data_std)

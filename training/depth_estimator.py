@@ -19,7 +19,9 @@ from .dataset import Images
 from .latent_cache import BATCH_SIZE
 from .trainer import Plan, averaged, train
 
-ESTIMATOR = DepthSpec()
+ESTIMATOR = DepthSpec(
+    stem=32, channels=(128, 128, 256), depths=(1, 1, 1), width=64, layers=4, heads=1, grid=8, features=32
+)
 ESTIMATOR_PLAN = Plan(steps=600, batch_size=16, learning_rate=1e-3)
 GRADIENT_SCALES = 4
 GRADIENT_WEIGHT = 0.5
