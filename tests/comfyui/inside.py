@@ -293,6 +293,20 @@ def pictures_as_conditions(numbers, noise):
 
 
 @torch.no_grad()
+def files_of_strangers(numbers, positive):
+    """A text tower without the layer that nothing reads, and a UNet alone, as they come out of SD2 Load Checkpoint."""
+    _, clip, *_ = node("SD2CheckpointLoader", ckpt_name="cut.safetensors")
+    encoded = clip.encode_from_tokens_scheduled(clip.tokenize("a (red:1.3) house"))
+    numbers["cut text"] = gap(positive[0][0], encoded[0][0])
+    _, clip, vae, *_ = node("SD2CheckpointLoader", ckpt_name="unet.safetensors")
+    numbers["refusals"] = []
+    for use in (lambda: clip.tokenize("x"), lambda: vae.decode(torch.zeros(1, 4, 8, 8))):
+        try:
+            use()
+        except ValueError as error:
+            numbers["refusals"].append(str(error))
+
+
 def main():
     numbers = {}
     ours, clip, vae, *_ = node("SD2CheckpointLoader", ckpt_name="v2-base.safetensors")
@@ -346,6 +360,7 @@ def main():
     latent = vae.encode(picture)
     numbers |= tiles_of(vae)
     numbers["text"] = text_gaps()
+    files_of_strangers(numbers, positive)
 
     pictures_as_conditions(numbers, noise)
 

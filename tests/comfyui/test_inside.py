@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from live import PATH, PYTHON, missing
-from tiny import write_checkpoint
+from safetensors.torch import save_file
+from tiny import tiny_state, write_checkpoint
 
 pytestmark = pytest.mark.comfyui
 
@@ -21,6 +22,13 @@ def numbers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inside")
     for kind in ("v1", "v2-base", "v2-inpaint", "unclip-h"):
         write_checkpoint(folder / f"{kind}.safetensors", kind)
+    state = tiny_state("v2-base")
+    last = max(key for key in state if ".resblocks." in key).split(".resblocks.")[1].split(".")[0]
+    unread = (f"resblocks.{last}.", "text_projection", "logit_scale")
+    cut = {key: t for key, t in state.items() if "." in key and not any(name in key for name in unread)}
+    save_file(cut, folder / "cut.safetensors")
+    unet = {key: t for key, t in state.items() if key.startswith("model.diffusion_model.")}
+    save_file(unet, folder / "unet.safetensors")
     script = Path(__file__).parent / "inside.py"
     done = subprocess.run([PYTHON, script, PATH, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -121,3 +129,13 @@ def test_tiles_lie_where_the_whole_has_them(numbers, side):
 @pytest.mark.parametrize("what", ["saved model", "saved clip", "saved vae", "saved unclip", "saved encoder"])
 def test_what_comfyui_saves_loads_again(numbers, what):
     assert numbers[what] < 1e-5
+
+
+def test_a_text_tower_without_the_layer_that_nothing_reads(numbers):
+    assert numbers["cut text"] <= 1e-5
+
+
+def test_what_a_file_lacks_is_named(numbers):
+    text, vae = numbers["refusals"]
+    assert text == "unet.safetensors has no text encoder; connect one from Load CLIP, or load a whole checkpoint"
+    assert vae == "unet.safetensors has no autoencoder (VAE); connect one from Load VAE, or load a whole checkpoint"
