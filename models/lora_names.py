@@ -56,7 +56,12 @@ class Place:
     """A weight of a network by its key, or some rows of it; its bias has the key that ends in bias instead."""
 
     key: str
-    rows: slice = slice(None)
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
 
     @property
     def bias(self) -> str:
@@ -136,7 +141,7 @@ def _text_layers(tower: TextTower) -> Iterator[tuple[str, Place, bool]]:
     for i in range(tower.spec.layers):
         layer, block = f"encoder.layers.{i}", f"model.transformer.resblocks.{i}"
         for index, letter in enumerate("qkv"):
-            rows = slice(index * width, (index + 1) * width)
-            yield f"{layer}.self_attn.{letter}_proj", Place(f"{block}.attn.in_proj_weight", rows), True
+            rows = index * width, (index + 1) * width
+            yield f"{layer}.self_attn.{letter}_proj", Place(f"{block}.attn.in_proj_weight", *rows), True
         for theirs, ours in (_LINEAR | _NORMS).items():
             yield f"{layer}.{theirs}", Place(f"{block}.{ours}.weight"), theirs in _LINEAR
