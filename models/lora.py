@@ -9,7 +9,7 @@ import copy
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from .unet import UNet
 from .weights_file import read as read_weights
 
 Network = TypeVar("Network", bound=nn.Module)
+Apply = Callable[[Tensor, Factors, float], Tensor]
 
 _KEY = re.compile(
     r"(?P<layer>.+?)("
@@ -181,27 +182,19 @@ def changed(network: Network, changes: Sequence[Change], dtype: torch.dtype, dev
     dtype, device: what the network computes in. The changed weights are computed in float32 from weights in `dtype`,
     so that they do not depend on whether the network has been converted to it yet.
     """
-    weights: dict[str, Tensor] = {}
-    state = network.state_dict()
-
-    def float32(key: str) -> Tensor:
-        if key not in weights:
-            weights[key] = state[key].to(device, dtype).float().clone()
-        return weights[key]
-
+    steps: defaultdict[str, list[tuple[Apply, Change]]] = defaultdict(list)
     for change in changes:
-        place, rows = change.place, change.place.rows
-        factors = {role: tensor.to(device) for role, tensor in change.factors.items()}
-        if WEIGHT_ROLES & set(factors):
-            weight = float32(place.key)
-            weight[rows] = lora_layer.changed(weight[rows], factors, change.strength)
-        if BIAS_ROLES & set(factors):
-            bias = float32(place.bias)
-            bias[rows] = lora_layer.changed_bias(bias[rows], factors, change.strength)
-    shared = {id(parameter): parameter for parameter in network.parameters()}
-    result = copy.deepcopy(network, shared)
-    for key, weight in weights.items():
+        if WEIGHT_ROLES & set(change.factors):
+            steps[change.place.key].append((lora_layer.changed, change))
+        if BIAS_ROLES & set(change.factors):
+            steps[change.place.bias].append((lora_layer.changed_bias, change))
+    state = network.state_dict()
+    result = copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
+    for key, of_key in steps.items():
+        weight = state[key].to(device, dtype).to(torch.float32, copy=True)
+        for apply, change in of_key:
+            rows, factors = change.place.rows, {role: tensor.to(device) for role, tensor in change.factors.items()}
+            weight[rows] = apply(weight[rows], factors, change.strength)
         module, _, name = key.rpartition(".")
-        parameter = nn.Parameter(weight.to(dtype), requires_grad=False)
-        result.get_submodule(module).register_parameter(name, parameter)
+        result.get_submodule(module).register_parameter(name, nn.Parameter(weight.to(dtype), requires_grad=False))
     return result

@@ -16,9 +16,8 @@ from .unet import UNet
 
 _UNET = re.compile(r"(lora_unet_|lycoris_|(base_model\.model\.)?(unet\.|(model\.)?diffusion_model\.)?)(?P<name>.+)")
 _TEXT = re.compile(r"(lora_te1?_|(base_model\.model\.)?text_encoder\.)(text_model[._])?(?P<name>.+)")
-_GENERIC_TEXT = re.compile(
-    r"text_encoders\.clip_[hl]\.transformer\.(text_model\.)?(?P<name>.+)"
-)  # as ComfyUI saves them
+# as ComfyUI saves them:
+_GENERIC_TEXT = re.compile(r"text_encoders\.clip_[hl]\.transformer\.(text_model\.)?(?P<name>.+)")
 _SDXL = re.compile(
     r"(lora_te2_|text_encoder_2\.).+"
     r"|.+(attentions[._]\d+|(input|output)_blocks[._]\d+[._]1|middle_block[._]1)[._]transformer_blocks[._]1[._].+"

@@ -228,6 +228,9 @@ class NoTextEncoder:
     def encode_from_tokens_scheduled(self, tokens: list[Chunk]) -> NoReturn:
         self.tokenize("")
 
+    def with_stop(self, stop: int) -> NoReturn:
+        self.tokenize("")
+
 
 @dataclass(frozen=True)
 class NoAutoencoder:

@@ -44,7 +44,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", ["v1", "v2-base"])
+@pytest.mark.parametrize("kind", ["v1", "v2-base", "unclip-h"])
 def test_every_trainers_names(load, tmp_path, kind, style):
     file, keys = load(kind), STYLES[style]
     unet, text = unet_weights(file.model.unet), text_weights(file.clip.tower)
