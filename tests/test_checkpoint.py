@@ -321,7 +321,9 @@ def test_a_missing_key_that_recognition_needs_is_named(write, v2):
 
 def test_unexpected_keys_are_named_and_counted(write, v2):
     extra = {f"first_stage_model.encoder.x.{i}": torch.ones(1) for i in range(9)}
-    with pytest.raises(ValueError, match=r"9 unexpected keys \(encoder.x.0, encoder.x.1, encoder.x.2, ...\)"):
+    with pytest.raises(
+        ValueError, match=r"9 unexpected keys \(encoder.x.0, encoder.x.1, encoder.x.2, ...\)"
+    ):
         load_checkpoint(write(v2 | extra))
 
 

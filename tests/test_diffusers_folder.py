@@ -258,7 +258,9 @@ def test_a_missing_key_is_named(saved, tmp_path):
     state = {key: tensor for key, tensor in load_file(path).items() if "final_layer_norm" not in key}
     path.unlink()
     save_file(state, path)
-    with pytest.raises(ValueError, match=r"copy does not fit .* 2 missing keys \(model.ln_final.weight"):
+    with pytest.raises(
+        ValueError, match=r"copy does not fit .* 2 missing keys \(model.ln_final.weight"
+    ):
         load_checkpoint(folder)
 
 
