@@ -13,6 +13,7 @@ from ..models.weights_file import INDEX
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # ComfyUI's, in any case
 DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
+NOT_BUNDLED = frozenset({"loras", "embeddings"})
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 
@@ -61,7 +62,8 @@ def inside(folder: Path, name: str) -> Path:
 def model_dirs(kind: str) -> list[Path]:
     """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
     models = _chosen.models or os.environ.get(VARIABLE)
-    return [Path(models) / kind, BUNDLED] if models else [BUNDLED]
+    own = [Path(models) / kind] if models else []
+    return own if kind in NOT_BUNDLED else [*own, BUNDLED]
 
 
 def list_models(kind: str) -> list[str]:
@@ -96,10 +98,13 @@ def resolve_model(kind: str, name: str) -> Path:
     places = model_dirs(kind)
     if kind == "checkpoints":
         places = places[:-1] + model_dirs(DIFFUSERS)  # both end with the bundled ones
+    name = name.replace("\\", "/")  # in workflows from Windows
     candidates = [Path(name)] if Path(name).is_absolute() else [inside(folder, name) for folder in places]
     for path in candidates:
         if is_model(path):
             return path
+    if not candidates:
+        raise ValueError(f"{name} is looked up in a models folder; choose one with --models-dir or {VARIABLE}")
     raise ValueError(
         f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or choose "
         f"another models folder with --models-dir or {VARIABLE}"

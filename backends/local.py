@@ -13,7 +13,7 @@ from ..pipeline.components import Loaded, Model
 from ..pipeline.sample import sample
 from ..pipeline.stable_diffusion import StableDiffusion
 from ..samplers import NoiseSchedule
-from .folders import input_dir, list_models, resolve_model
+from .folders import input_dir, list_models, model_dirs, resolve_model
 
 __all__ = ["identify", "input_dir", "list_models", "load", "load_checkpoint", "resolve_model", "sample", "schedule"]
 
@@ -29,14 +29,18 @@ def load(
     path = Path(name)
     if not path.exists():
         path = resolve_model("checkpoints", str(name))
-    return StableDiffusion(components.load(path, prediction, dtype))
+    return StableDiffusion(_load(path, prediction, dtype))
 
 
 def load_checkpoint(
     name: str, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None
 ) -> Loaded:
     """Load a checkpoint by a name from `list_models` or an absolute path."""
-    return components.load(resolve_model("checkpoints", name), prediction, dtype)
+    return _load(resolve_model("checkpoints", name), prediction, dtype)
+
+
+def _load(path: Path, prediction: Literal["auto"] | Prediction, dtype: torch.dtype | None) -> Loaded:
+    return components.load(path, prediction, dtype, tuple(model_dirs("embeddings")))
 
 
 def identify(model: Model) -> tuple[str, ModelSpec | None]:

@@ -40,15 +40,41 @@ class TextTower(nn.Module):
     def dtype(self) -> torch.dtype:
         return cast(torch.dtype, self.model.positional_embedding.dtype)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: int64 [B, 77] -> [B, 77, width], after the final norm."""
+    @property
+    def _openclip(self) -> bool:
+        return self.spec.tower == "openclip-h"
+
+    @property
+    def full_depth(self) -> int:
+        """The number of layers of a complete tower: a 2.x file may lack the last one, which is not read."""
+        return self.spec.layers + (self._openclip and not self.spec.penultimate)
+
+    def forward(self, tokens: Tensor, stop: int | None = None) -> Tensor:
+        """tokens: int64 [B, 77] -> [B, 77, width], after the final norm.
+
+        stop: the layer that is read, from -1, the last, backwards; the last as well where there are not as many. None
+        is the one that the model was trained with.
+        """
+        return self.transform(self.embed(tokens), stop)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the vectors of tokens, without their positions."""
+        return cast(Tensor, self.model.token_embedding(tokens))
+
+    def transform(self, vectors: Tensor, stop: int | None = None) -> Tensor:
+        """`forward` for tokens that are vectors [B, 77, width] already."""
         model = self.model
-        x = model.token_embedding(tokens) + model.positional_embedding
+        x = vectors + model.positional_embedding
         causal = torch.full((x.shape[1], x.shape[1]), -math.inf, dtype=x.dtype, device=x.device).triu_(1)
-        blocks = model.transformer.resblocks
-        for block in blocks[:-1] if self.spec.penultimate else blocks:
+        for block in model.transformer.resblocks[: self._depth(stop)]:
             x = block(x, attn_mask=causal)
         return cast(Tensor, model.ln_final(x))
+
+    def _depth(self, stop: int | None) -> int:
+        """Return how many layers run."""
+        if stop is None:
+            stop = -2 if self._openclip else -1
+        return self.full_depth + 1 + (stop if -stop <= self.full_depth else -1)
 
 
 class OpenCLIPText(TextTower):

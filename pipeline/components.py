@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # open_clip takes seconds to import
     from ..models.autoencoder import AutoencoderKL
     from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
+    from ..models.lora import Change
     from ..models.midas import DPTHybrid
     from ..models.noise_augmentation import NoiseAugmentation
     from ..models.prompt import Chunk
@@ -28,6 +31,7 @@ if TYPE_CHECKING:  # open_clip takes seconds to import
 
 LARGE = 1536 * 1536  # pixels: beyond, the autoencoder's activations (some 2 kB a pixel) are computed in tiles
 Network = Callable[[Tensor], Tensor]
+Changed = TypeVar("Changed", bound=nn.Module)
 
 
 def compute_device() -> torch.device:
@@ -35,19 +39,33 @@ def compute_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def compute_dtype(module: nn.Module) -> torch.dtype:
+    """What a network computes in unless told otherwise.
+
+    That is float32 on a CPU and the file's own on a GPU; but attention of 2.x overflows float16, so there bfloat16
+    takes its place where the GPU has it.
+    """
+    if compute_device().type == "cpu":
+        return torch.float32
+    stored = next(module.parameters()).dtype
+    return torch.bfloat16 if stored == torch.float16 and torch.cuda.is_bf16_supported() else stored
+
+
 def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Move a network to where it computes, and to `dtype` or, for None, to the one that suits the device.
 
-    That is float32 on a CPU and the file's own on a GPU; but attention of 2.x overflows float16, so there bfloat16
-    takes its place where the GPU has it. Converting now and not when loading keeps loading as small as the file.
+    Converting now and not when loading keeps loading as small as the file.
     """
-    device = compute_device()
-    stored = next(module.parameters()).dtype
-    if device.type == "cpu":
-        suited = torch.float32
-    else:
-        suited = torch.bfloat16 if stored == torch.float16 and torch.cuda.is_bf16_supported() else stored
-    module.to(device=device, dtype=dtype or suited)
+    module.to(device=compute_device(), dtype=dtype or compute_dtype(module))
+
+
+def with_changes(network: Changed, changes: tuple[Change, ...], dtype: torch.dtype | None) -> Changed:
+    """Return a network with the changes of LoRA files, computed in its dtype; without any, the network itself."""
+    if not changes:
+        return network
+    from ..models import lora
+
+    return lora.changed(network, changes, dtype or compute_dtype(network), compute_device())
 
 
 @dataclass(frozen=True)
@@ -126,21 +144,40 @@ def _to_pixels(x: Tensor) -> Tensor:
 class CLIP:
     """The object on a CLIP wire: the text tower of one checkpoint."""
 
-    tower: TextTower
+    tower: TextTower  # as the file has it
     dtype: torch.dtype | None = None
+    embeddings: tuple[Path, ...] = ()  # folders with textual-inversion files
+    stop: int | None = None  # the layer that is read, from -1, the last, backwards; None for the model's own
+    changes: tuple[Change, ...] = ()  # of LoRA files
 
     def tokenize(self, text: str) -> list[Chunk]:
         from ..models import prompt
+        from ..models.textual_inversion import Embeddings
 
-        return prompt.tokenize(text, self.tower.spec.pad_token)
+        spec = self.tower.spec
+        return prompt.tokenize(text, spec.pad_token, Embeddings(self.embeddings, spec))
 
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: list[Chunk]) -> Conditioning:
         """One entry: float32 [1, 77 * chunks, D] and no options."""
         from ..models import prompt
 
-        to_device(self.tower, self.dtype)
-        return [[prompt.encode(self.tower, tokens).cpu(), {}]]
+        to_device(self.changed_tower, self.dtype)
+        return [[prompt.encode(self.changed_tower, tokens, self.stop).cpu(), {}]]
+
+    @cached_property
+    def changed_tower(self) -> TextTower:
+        """The text tower with the LoRAs."""
+        return with_changes(self.tower, self.changes, self.dtype)
+
+    def with_stop(self, stop: int) -> CLIP:
+        """Read another layer: -1 is the last, -2 the one before it."""
+        layers = self.tower.full_depth
+        if -stop > layers:
+            logging.getLogger("sd2_family").warning(
+                f"stop_at_clip_layer is {stop}, but the text encoder has {layers} layers; its last layer is read"
+            )
+        return replace(self, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -189,6 +226,9 @@ class NoTextEncoder:
         raise ValueError(f"{self.name} has no text encoder; connect one from Load CLIP, or load a whole checkpoint")
 
     def encode_from_tokens_scheduled(self, tokens: list[Chunk]) -> NoReturn:
+        self.tokenize("")
+
+    def with_stop(self, stop: int) -> NoReturn:
         self.tokenize("")
 
 
@@ -253,6 +293,7 @@ class Model:
     )  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
+    changes: tuple[Change, ...] = ()  # of LoRA files, to the UNet
 
     @property
     def augmentation(self) -> NoiseAugmentation:
@@ -260,6 +301,16 @@ class Model:
         if self.noise_augmentation is None:
             raise ValueError(f"{self.name} has no noise augmentation; load sd21-unclip-h or sd21-unclip-l")
         return self.noise_augmentation
+
+    @cached_property
+    def changed_unet(self) -> UNet:
+        """The UNet with the LoRAs."""
+        return with_changes(self.unet, self.changes, self.dtype)
+
+    def placed(self) -> Model:
+        """Return the model with the LoRAs in its UNet, which is where it computes."""
+        to_device(self.changed_unet, self.dtype)
+        return replace(self, unet=self.changed_unet, changes=())
 
 
 class Loaded(NamedTuple):
@@ -273,8 +324,16 @@ class Loaded(NamedTuple):
     report: str
 
 
-def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: torch.dtype | None = None) -> Loaded:
-    """Load a checkpoint file or a diffusers folder; dtype None leaves the choice to `to_device`."""
+def load(
+    path: Path,
+    prediction: Literal["auto"] | Prediction = "auto",
+    dtype: torch.dtype | None = None,
+    embeddings: tuple[Path, ...] = (),
+) -> Loaded:
+    """Load a checkpoint file or a diffusers folder; dtype None leaves the choice to `to_device`.
+
+    embeddings: folders with the textual-inversion files that prompts can name.
+    """
     from ..models import checkpoint
 
     file = checkpoint.load_checkpoint(path, prediction=prediction)
@@ -289,7 +348,7 @@ def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: t
     )
     return Loaded(
         model=Model(path.name, spec, file.prediction, schedule, file.unet, vae, dtype, file.noise_augmentation),
-        clip=CLIP(file.text, dtype) if file.text else NoTextEncoder(path.name),
+        clip=CLIP(file.text, dtype, embeddings) if file.text else NoTextEncoder(path.name),
         vae=vae,
         clip_vision=CLIPVision(file.image, dtype or torch.float32) if file.image else NoImageEncoder(path.name),
         depth_model=DepthModel(file.depth) if file.depth else NoDepthModel(path.name),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..samplers import SAMPLERS, SCHEDULERS, Step, run, sampler_options, starting_noise, step_noise, truncate
 from .checks import check, check_understood
-from .components import Model, compute_device, to_device
+from .components import Model, compute_device
 from .denoiser import guided_denoiser
 from .latents import mask_of, samples_of
 from .progress import progress
@@ -41,7 +41,7 @@ def sample(
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:
         return latent
-    to_device(model.unet, model.dtype)
+    model = model.placed()
     device = compute_device()
     scale = model.spec.autoencoder.scale
     original, mask = latent.to(device) * scale, None if mask is None else mask.to(device)

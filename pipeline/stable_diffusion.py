@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from ..models.specs import Condition
 from ..samplers import SAMPLERS, SCHEDULERS
 from . import blend, depth, images, inpaint, latents, masks, pil, unclip, upscale
+from .apply_lora import apply_lora
 from .checks import NEEDS
 from .components import Loaded
 from .denoiser import batch_contexts
@@ -79,6 +80,18 @@ class StableDiffusion:
     def report(self) -> str:
         """What the file is, and why."""
         return self.loaded.report
+
+    def with_lora(
+        self, path: Path | str, strength: float = 1.0, *, text_strength: float | None = None
+    ) -> StableDiffusion:
+        """Return the model with the changes of a LoRA file, on top of those it has; this one stays as it is.
+
+        strength: of the changes, negative to invert them. text_strength: those of the text encoder, by default the
+        same.
+        """
+        text = strength if text_strength is None else text_strength
+        model, clip = apply_lora(Path(path), self.loaded.model, self.loaded.clip, strength, text)
+        return replace(self, loaded=self.loaded._replace(model=model, clip=clip or self.loaded.clip))
 
     def text_to_image(
         self,

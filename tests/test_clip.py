@@ -1,9 +1,12 @@
 """The text towers against transformers' CLIPTextModel, open_clip itself and the official files' layouts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from checkpoint_layouts import layout
 from open_clip.transformer import TextTransformer
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
 from sd2_family.models.clip_text import CLIPText, OpenCLIPText
 from sd2_family.models.hugging_face import text_weights
 from sd2_family.models.specs import SPECS, TextSpec
@@ -101,3 +104,39 @@ def test_towers_have_the_tensors_of_the_official_file(kind):
         state = text_weights(state)
     assert {name: t.shape for name, t in ours.state_dict().items()} == {name: t.shape for name, t in state.items()}
     assert not list(ours.buffers())  # a non-persistent buffer would stay on meta
+
+
+@pytest.mark.parametrize("spec", [H, L], ids=["2.x", "1.x"])
+@pytest.mark.parametrize(("stop", "hidden"), [(-1, -1), (-2, -2), (-4, -4), (-5, -1), (-24, -1)])
+def test_any_layer_can_be_read(spec, stop, hidden):
+    """The last where there are not as many, as in ComfyUI; hidden_states[0] are the embeddings."""
+    ours = tower(spec)
+    unused = ("model.text_projection", "model.logit_scale")
+    state = hugging_face_text({key: tensor for key, tensor in ours.state_dict().items() if key not in unused})
+    theirs = load_reference(reference(spec, "gelu" if spec is H else "quick_gelu"), state)
+    with torch.no_grad():
+        states = theirs(TOKENS, output_hidden_states=True).hidden_states
+        norm = theirs.text_model.final_layer_norm if hasattr(theirs, "text_model") else theirs.final_layer_norm
+        torch.testing.assert_close(ours(TOKENS, stop), norm(states[hidden]), **CLOSE)
+
+
+@pytest.mark.parametrize(("stop", "same_as"), [(None, -2), (-1, -2), (-3, -3)])
+def test_layers_are_counted_alike_where_a_file_lacks_the_last(stop, same_as):
+    whole = tower(H)
+    cut = OpenCLIPText(replace(H, layers=3, penultimate=False))
+    cut.load_state_dict({k: t for k, t in whole.state_dict().items() if "resblocks.3." not in k})
+    torch.testing.assert_close(cut(TOKENS, stop), whole(TOKENS, same_as), **CLOSE)
+
+
+def test_clip_set_last_layer(load, caplog):
+    node, file = STOCK["CLIPSetLastLayer"](), load("v1")
+    tokens = file.clip.tokenize("a cat")
+    encoded = [node.set_last_layer(file.clip, stop)[0].encode_from_tokens_scheduled(tokens)[0][0] for stop in (-1, -2)]
+    own = file.clip.encode_from_tokens_scheduled(tokens)[0][0]
+    assert torch.equal(encoded[0], own)
+    assert (encoded[1] - own).abs().max() > 0.1
+    assert not caplog.records
+    node.set_last_layer(file.clip, -12)
+    assert caplog.messages == [
+        "stop_at_clip_layer is -12, but the text encoder has 3 layers; its last layer is read",
+    ]

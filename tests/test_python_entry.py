@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sd2_family as sd2
 import torch
+from lora_files import write_lora
 from PIL import Image
 from sd2_family.headless import graph, overrides
 from sd2_family.headless.execute import Executor
@@ -182,6 +183,29 @@ def test_a_mask_may_be_white_or_transparent():
     assert torch.equal(_mask(clear), _mask(white))
 
 
+def small_lora(width):
+    """A LoRA of one layer of a demo checkpoint."""
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"{name}.lora_up.weight": torch.randn(width, 4, generator=generator),
+        f"{name}.lora_down.weight": torch.randn(4, width, generator=generator),
+    }
+
+
+def test_with_lora_leaves_the_model_as_it_is(base, tmp_path):
+    write_lora(tmp_path / "style.safetensors", small_lora(128))
+    plain = base.text_to_image("a boat", seed=4, **FAST).image
+    styled = base.with_lora(tmp_path / "style.safetensors", 4.0)
+    both = styled.with_lora(str(tmp_path / "style.safetensors"), -4.0, text_strength=1.0)
+    pictures = [np.asarray(model.text_to_image("a boat", seed=4, **FAST).image, int) for model in (base, styled, both)]
+    assert np.array_equal(pictures[0], np.asarray(plain, int))
+    assert np.abs(pictures[1] - pictures[0]).max() > 30
+    assert np.abs(pictures[2] - pictures[0]).max() <= 1  # W + d - d rounds
+    with pytest.raises(ValueError, match=r"none\.safetensors does not exist"):
+        base.with_lora("none.safetensors")
+
+
 def test_the_documentation_runs(tmp_path, monkeypatch):
     """Every example of docs/python.md, in order, in one namespace."""
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -191,6 +215,8 @@ def test_the_documentation_runs(tmp_path, monkeypatch):
     for name in ("forest", "sunset", "desert", "beach", "night"):
         pil.to_pil(pil.load(sample(name))[0][0]).save(f"{name}.png")
     Image.open(mask("forest")).save("forest_mask.png")
+    for name in ("style", "detail"):
+        write_lora(tmp_path / f"{name}.safetensors", small_lora(128))
     namespace = {}
     for example in examples:
         exec(compile(example, "docs/python.md", "exec"), namespace)  # noqa: S102

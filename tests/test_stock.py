@@ -338,7 +338,8 @@ def test_every_stand_in_is_well_formed(name):
     assert callable(getattr(node_class, node_class.FUNCTION))
     assert all(isinstance(kind, str) for kind in node_class.RETURN_TYPES)
     for entry in inputs_of(node_class).values():
-        assert not entry.widget or entry.has_default or entry.type == "STRING" or entry.options.get("image_upload")
+        of_files = entry.options.get("image_upload") or entry.name.endswith("_name")  # there may be none
+        assert not entry.widget or entry.has_default or entry.type == "STRING" or of_files
         if entry.has_default:
             entry.check(entry.convert(entry.default))
     assert set(hidden_of(node_class)) <= {"prompt", "extra_pnginfo"}
@@ -353,6 +354,9 @@ WIDGETS = {  # the widget order of ComfyUI 0.3.64, which saved workflows rely on
     "ImageCompositeMasked": ["x", "y", "resize_source"],
     "ImagePadForOutpaint": ["left", "top", "right", "bottom", "feathering"],
     "CLIPTextEncode": ["text"],
+    "CLIPSetLastLayer": ["stop_at_clip_layer"],
+    "LoraLoader": ["lora_name", "strength_model", "strength_clip"],
+    "LoraLoaderModelOnly": ["lora_name", "strength_model"],
     "CLIPVisionEncode": ["crop"],
     "KSampler": ["seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"],
     "ImageToMask": ["channel"],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import file_nodes, image_nodes, latent_nodes, mask_nodes, sampler_nodes, text_nodes
+from . import file_nodes, image_nodes, latent_nodes, lora_nodes, mask_nodes, sampler_nodes, text_nodes
 
-THEMES = (text_nodes, latent_nodes, sampler_nodes, image_nodes, mask_nodes, file_nodes)
+THEMES = (text_nodes, lora_nodes, latent_nodes, sampler_nodes, image_nodes, mask_nodes, file_nodes)
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}

@@ -33,12 +33,27 @@ class CLIPVisionEncode:
         return (clip_vision.encode_image(image, crop=crop == "center"),)
 
 
+class CLIPSetLastLayer:
+    RETURN_TYPES = ("CLIP",)
+    FUNCTION = "set_last_layer"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        stop = {"default": -1, "min": -24, "max": -1, "step": 1}
+        return {"required": {"clip": ("CLIP",), "stop_at_clip_layer": ("INT", stop)}}
+
+    def set_last_layer(self, clip: Wire, stop_at_clip_layer: int) -> tuple[Wire]:
+        return (clip.with_stop(stop_at_clip_layer),)
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "CLIPTextEncode": CLIPTextEncode,
+    "CLIPSetLastLayer": CLIPSetLastLayer,
     "CLIPVisionEncode": CLIPVisionEncode,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "CLIPTextEncode": "CLIP Text Encode (Prompt)",
+    "CLIPSetLastLayer": "CLIP Set Last Layer",
     "CLIPVisionEncode": "CLIP Vision Encode",
 }

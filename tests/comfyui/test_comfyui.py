@@ -194,6 +194,24 @@ def test_loras_of_both_namings_come_and_go(server):
     assert difference(server.run(graph)[after], pictures[saved["before"]]) == 0
 
 
+def test_loras_embeddings_and_another_layer_are_the_same_without_comfyui(server, alone):
+    graph = Graph()
+    plain = graph.load("v2-base.safetensors")
+    lora = graph.add(
+        "LoraLoader",
+        model=plain[0], clip=plain[1], lora_name="ldm.safetensors", strength_model=0.8, strength_clip=0.6,
+    )  # fmt: skip
+    model = graph.add("LoraLoaderModelOnly", model=lora(0), lora_name="diffusers.safetensors", strength_model=-0.3)()
+    clip = graph.add("CLIPSetLastLayer", clip=lora(1), stop_at_clip_layer=-3)()
+    prompt = "a (red:1.2) house, embedding:v2-base/pickled, (embedding:token.bin:0.8), embedding:absent, in the snow"
+    changed = sampled(graph, model, clip, plain[2], prompt=prompt, sampler="KSampler")
+    inside = server.run(graph)[changed]
+    assert difference(inside, alone(graph)) <= TOLERANCE
+    graph = Graph()
+    unchanged = sampled(graph, *graph.load("v2-base.safetensors"), prompt=prompt, sampler="KSampler")
+    assert difference(inside, server.run(graph)[unchanged]) > 30
+
+
 def test_errors_are_those_without_comfyui(server):
     graph = Graph()
     model, clip, vae = graph.load("v2-depth.safetensors")
