@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,22 +17,27 @@ from .clip_text import CLIPText, OpenCLIPText, TextTower
 from .detection import (
     AUTOENCODER,
     DEPTH,
+    GROUP_SIZE,
     STATISTICS,
     TEXT,
     UNET,
     Detected,
     Inspection,
     State,
+    autoencoder_spec,
     detect,
     image_weights,
 )
+from .diffusers_folder import original_keys
+from .foreign_files import what_it_is
 from .midas import DPTHybrid
 from .noise_augmentation import NoiseAugmentation
-from .specs import ModelSpec, Prediction
+from .specs import SPECS, AutoencoderSpec, ModelSpec, Prediction
 from .unet import UNet
-from .weights_file import majority_dtype
+from .weights_file import majority_dtype, read
 
 Prepare = Callable[[nn.Module], None]
+_AUTOENCODER_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,3 +193,32 @@ def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
     ]
     if found:
         raise ValueError(f"{name} does not fit the model at {prefix}: {', '.join(found)}; choose another file")
+
+
+def load_autoencoder(path: str | Path) -> tuple[AutoencoderKL, AutoencoderSpec]:
+    """Load an autoencoder from a file of its own, or from a checkpoint, under the authors' or diffusers' names.
+
+    ValueError where the file has none, or one with other than 4 latent channels.
+    """
+    file = read(path)
+    state = {key.removeprefix(AUTOENCODER): tensor for key, tensor in file.tensors.items()}
+    if "encoder.mid_block.resnets.0.norm1.weight" in state:
+        state = {key.removeprefix(AUTOENCODER): tensor for key, tensor in original_keys("vae", state, {}).items()}
+    state = {key: tensor for key, tensor in state.items() if key.startswith(_AUTOENCODER_PARTS)}
+    try:
+        spec = autoencoder_spec(state, SPECS["v1"].autoencoder)
+    except KeyError as error:
+        raise ValueError(f"{file.name} {what_it_is(file.tensors)}; choose the file of an autoencoder (VAE)") from error
+    if spec.latent_channels != 4:
+        raise ValueError(
+            f"{file.name} is an autoencoder with {spec.latent_channels} latent channels; choose one with 4, such as "
+            "vae-ft-mse-840000-ema-pruned"
+        )
+    group_size = file.metadata.get(GROUP_SIZE, "")
+    base = SPECS["x4" if spec.factor == SPECS["x4"].autoencoder.factor else "v1"].autoencoder
+    spec = replace(spec, scale=base.scale, group_size=int(group_size) if group_size.isdecimal() else None)
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(spec)
+    _check_keys(autoencoder.state_dict(), state, file.name, AUTOENCODER)
+    _fill(autoencoder, state, file.name, AUTOENCODER, None)
+    return autoencoder, spec

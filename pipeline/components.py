@@ -214,6 +214,7 @@ class Model:
     vae: VAE  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
+    mean_of_images: bool = True  # an unCLIP model gets the weighted mean of several images, not their sum
 
     @property
     def augmentation(self) -> NoiseAugmentation:
@@ -252,3 +253,10 @@ def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: t
         depth_model=DepthModel(file.depth) if file.depth else NoDepthModel(path.name),
         report=file.report,
     )
+
+
+def load_vae(path: Path) -> VAE:
+    """Load an autoencoder from a file of its own; it computes in float32."""
+    from ..models import checkpoint
+
+    return VAE(*checkpoint.load_autoencoder(path))
