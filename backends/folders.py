@@ -10,11 +10,10 @@ from pathlib import Path
 
 from ..models.weights_file import INDEX
 
-SUFFIXES = (".safetensors", ".ckpt")
-SMALL_SUFFIXES = (*SUFFIXES, ".pt", ".pth", ".bin")  # of everything but checkpoints
-CHECKPOINTS = "checkpoints"
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # ComfyUI's, in any case
 DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
+NOT_BUNDLED = frozenset({"loras", "embeddings", "vae"})
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 
@@ -61,22 +60,21 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def model_dirs(kind: str) -> list[Path]:
-    """Return the folders to search for models of a kind ("checkpoints", "vae"...), the bundled checkpoints last."""
+    """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
     models = _chosen.models or os.environ.get(VARIABLE)
     own = [Path(models) / kind] if models else []
-    return [*own, BUNDLED] if kind in (CHECKPOINTS, DIFFUSERS) else own
+    return own if kind in NOT_BUNDLED else [*own, BUNDLED]
 
 
 def list_models(kind: str) -> list[str]:
     """List the files, and for checkpoints the folders, that `resolve_model` finds by name, sorted."""
-    suffixes = SUFFIXES if kind == CHECKPOINTS else SMALL_SUFFIXES
     names = {
         path.relative_to(folder).as_posix()
         for folder in model_dirs(kind)
         for path in folder.rglob("*")
-        if path.suffix in suffixes and path.is_file()
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     }
-    return sorted(names | set(diffusers_folders(model_dirs(DIFFUSERS))) if kind == CHECKPOINTS else names)
+    return sorted(names | set(diffusers_folders(model_dirs(DIFFUSERS))) if kind == "checkpoints" else names)
 
 
 def diffusers_folders(places: Iterable[Path]) -> dict[str, Path]:
@@ -98,17 +96,15 @@ def is_model(path: Path) -> bool:
 def resolve_model(kind: str, name: str) -> Path:
     """Find the file or folder of a model by a name from `list_models` or an absolute path."""
     places = model_dirs(kind)
-    if kind == CHECKPOINTS:
+    if kind == "checkpoints":
         places = places[:-1] + model_dirs(DIFFUSERS)  # both end with the bundled ones
+    name = name.replace("\\", "/")  # in workflows from Windows
     candidates = [Path(name)] if Path(name).is_absolute() else [inside(folder, name) for folder in places]
     for path in candidates:
         if is_model(path):
             return path
     if not candidates:
-        raise ValueError(
-            f"{Path(name).name} belongs in the folder {kind} of a models folder; choose that with --models-dir or "
-            f"{VARIABLE}"
-        )
+        raise ValueError(f"{name} is looked up in a models folder; choose one with --models-dir or {VARIABLE}")
     raise ValueError(
         f"{Path(name).name} is not in {' or '.join(str(path.parent) for path in candidates)}; put it there, or choose "
         f"another models folder with --models-dir or {VARIABLE}"

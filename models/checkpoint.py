@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,27 +17,22 @@ from .clip_text import CLIPText, OpenCLIPText, TextTower
 from .detection import (
     AUTOENCODER,
     DEPTH,
-    GROUP_SIZE,
     STATISTICS,
     TEXT,
     UNET,
     Detected,
     Inspection,
     State,
-    autoencoder_spec,
     detect,
     image_weights,
 )
-from .diffusers_folder import original_keys
-from .foreign_files import what_it_is
 from .midas import DPTHybrid
 from .noise_augmentation import NoiseAugmentation
-from .specs import SPECS, AutoencoderSpec, ModelSpec, Prediction
+from .specs import ModelSpec, Prediction
 from .unet import UNet
-from .weights_file import majority_dtype, read
+from .weights_file import majority_dtype
 
 Prepare = Callable[[nn.Module], None]
-_AUTOENCODER_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +98,10 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
         (text, parts.text, TEXT),
     )
     for module, state, prefix in modules:
-        _check_keys(module.state_dict(), state, detected.name, prefix)
+        check_keys(module.state_dict(), state, detected.name, prefix)
         if prepare is not None:
             prepare(module)
-        _fill(module, state, detected.name, prefix, dtype)
+        fill(module, state, detected.name, prefix, dtype)
     return Checkpoint(
         inspection=inspection,
         unet=unet,
@@ -126,8 +121,8 @@ def _depth_estimator(detected: Detected) -> DPTHybrid | None:
         return None
     with torch.device("meta"):
         depth = DPTHybrid(spec)
-    _check_keys(depth.state_dict(), detected.parts.depth, detected.name, DEPTH)
-    _fill(depth, detected.parts.depth, detected.name, DEPTH, None)
+    check_keys(depth.state_dict(), detected.parts.depth, detected.name, DEPTH)
+    fill(depth, detected.parts.depth, detected.name, DEPTH, None)
     return depth
 
 
@@ -138,8 +133,8 @@ def _image_tower(detected: Detected, dtype: torch.dtype | None) -> ImageTower | 
     with torch.device("meta"):
         tower = ImageTower(spec)
     prefix, state = "embedder.", image_weights(detected.parts.extras["embedder"])
-    _check_keys(tower.state_dict(), state, detected.name, prefix)
-    _fill(tower, state, detected.name, prefix, dtype)
+    check_keys(tower.state_dict(), state, detected.name, prefix)
+    fill(tower, state, detected.name, prefix, dtype)
     return tower
 
 
@@ -151,12 +146,12 @@ def _noise_augmentation(detected: Detected) -> NoiseAugmentation | None:
     prefix, given = "noise_augmentor.", detected.parts.extras.get("noise_augmentor", {})
     state = {key: tensor for key, tensor in given.items() if key not in STATISTICS}
     if state:  # ComfyUI saves none of it
-        _check_keys(augmentation.state_dict(), state, detected.name, prefix)
-        _fill(augmentation, state, detected.name, prefix, torch.float32)
+        check_keys(augmentation.state_dict(), state, detected.name, prefix)
+        fill(augmentation, state, detected.name, prefix, torch.float32)
     return augmentation
 
 
-def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
+def fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
     """Assign the weights to a module on meta in one dtype, require all keys and finite values, and freeze it."""
     dtype = dtype or majority_dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
@@ -175,7 +170,7 @@ def _finite(tensor: Tensor) -> bool:
     return all(extreme.isfinite() for extreme in tensor.aminmax())
 
 
-def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
+def check_keys(expected: State, given: State, name: str, prefix: str) -> None:
     """Raise a ValueError that lists all missing, unexpected and misshapen tensors."""
     problems = {
         "missing": [key for key in expected if key not in given],
@@ -193,32 +188,3 @@ def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
     ]
     if found:
         raise ValueError(f"{name} does not fit the model at {prefix}: {', '.join(found)}; choose another file")
-
-
-def load_autoencoder(path: str | Path) -> tuple[AutoencoderKL, AutoencoderSpec]:
-    """Load an autoencoder from a file of its own, or from a checkpoint, under the authors' or diffusers' names.
-
-    ValueError where the file has none, or one with other than 4 latent channels.
-    """
-    file = read(path)
-    state = {key.removeprefix(AUTOENCODER): tensor for key, tensor in file.tensors.items()}
-    if "encoder.mid_block.resnets.0.norm1.weight" in state:
-        state = {key.removeprefix(AUTOENCODER): tensor for key, tensor in original_keys("vae", state, {}).items()}
-    state = {key: tensor for key, tensor in state.items() if key.startswith(_AUTOENCODER_PARTS)}
-    try:
-        spec = autoencoder_spec(state, SPECS["v1"].autoencoder)
-    except KeyError as error:
-        raise ValueError(f"{file.name} {what_it_is(file.tensors)}; choose the file of an autoencoder (VAE)") from error
-    if spec.latent_channels != 4:
-        raise ValueError(
-            f"{file.name} is an autoencoder with {spec.latent_channels} latent channels; choose one with 4, such as "
-            "vae-ft-mse-840000-ema-pruned"
-        )
-    group_size = file.metadata.get(GROUP_SIZE, "")
-    base = SPECS["x4" if spec.factor == SPECS["x4"].autoencoder.factor else "v1"].autoencoder
-    spec = replace(spec, scale=base.scale, group_size=int(group_size) if group_size.isdecimal() else None)
-    with torch.device("meta"):
-        autoencoder = AutoencoderKL(spec)
-    _check_keys(autoencoder.state_dict(), state, file.name, AUTOENCODER)
-    _fill(autoencoder, state, file.name, AUTOENCODER, None)
-    return autoencoder, spec

@@ -257,6 +257,6 @@ def load(path: Path, prediction: Literal["auto"] | Prediction = "auto", dtype: t
 
 def load_vae(path: Path) -> VAE:
     """Load an autoencoder from a file of its own; it computes in float32."""
-    from ..models import checkpoint
+    from ..models.autoencoder_file import load_autoencoder
 
-    return VAE(*checkpoint.load_autoencoder(path))
+    return VAE(*load_autoencoder(path))
