@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .autoencoder import AutoencoderKL
-from .checkpoint import check_keys, fill
+from .checkpoint import _check_keys, _fill
 from .detection import AUTOENCODER, GROUP_SIZE, autoencoder_spec
 from .diffusers_folder import original_keys
 from .foreign_files import what_it_is
@@ -42,6 +42,6 @@ def load_autoencoder(path: str | Path) -> tuple[AutoencoderKL, AutoencoderSpec]:
     spec = replace(spec, scale=base.scale, group_size=int(group_size) if group_size.isdecimal() else None)
     with torch.device("meta"):
         autoencoder = AutoencoderKL(spec)
-    check_keys(autoencoder.state_dict(), state, file.name, AUTOENCODER)
-    fill(autoencoder, state, file.name, AUTOENCODER, None)
+    _check_keys(autoencoder.state_dict(), state, file.name, AUTOENCODER)
+    _fill(autoencoder, state, file.name, AUTOENCODER, None)
     return autoencoder, spec

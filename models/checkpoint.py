@@ -98,10 +98,10 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
         (text, parts.text, TEXT),
     )
     for module, state, prefix in modules:
-        check_keys(module.state_dict(), state, detected.name, prefix)
+        _check_keys(module.state_dict(), state, detected.name, prefix)
         if prepare is not None:
             prepare(module)
-        fill(module, state, detected.name, prefix, dtype)
+        _fill(module, state, detected.name, prefix, dtype)
     return Checkpoint(
         inspection=inspection,
         unet=unet,
@@ -121,8 +121,8 @@ def _depth_estimator(detected: Detected) -> DPTHybrid | None:
         return None
     with torch.device("meta"):
         depth = DPTHybrid(spec)
-    check_keys(depth.state_dict(), detected.parts.depth, detected.name, DEPTH)
-    fill(depth, detected.parts.depth, detected.name, DEPTH, None)
+    _check_keys(depth.state_dict(), detected.parts.depth, detected.name, DEPTH)
+    _fill(depth, detected.parts.depth, detected.name, DEPTH, None)
     return depth
 
 
@@ -133,8 +133,8 @@ def _image_tower(detected: Detected, dtype: torch.dtype | None) -> ImageTower | 
     with torch.device("meta"):
         tower = ImageTower(spec)
     prefix, state = "embedder.", image_weights(detected.parts.extras["embedder"])
-    check_keys(tower.state_dict(), state, detected.name, prefix)
-    fill(tower, state, detected.name, prefix, dtype)
+    _check_keys(tower.state_dict(), state, detected.name, prefix)
+    _fill(tower, state, detected.name, prefix, dtype)
     return tower
 
 
@@ -146,12 +146,12 @@ def _noise_augmentation(detected: Detected) -> NoiseAugmentation | None:
     prefix, given = "noise_augmentor.", detected.parts.extras.get("noise_augmentor", {})
     state = {key: tensor for key, tensor in given.items() if key not in STATISTICS}
     if state:  # ComfyUI saves none of it
-        check_keys(augmentation.state_dict(), state, detected.name, prefix)
-        fill(augmentation, state, detected.name, prefix, torch.float32)
+        _check_keys(augmentation.state_dict(), state, detected.name, prefix)
+        _fill(augmentation, state, detected.name, prefix, torch.float32)
     return augmentation
 
 
-def fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
+def _fill(module: nn.Module, state: State, name: str, prefix: str, dtype: torch.dtype | None) -> None:
     """Assign the weights to a module on meta in one dtype, require all keys and finite values, and freeze it."""
     dtype = dtype or majority_dtype(state)
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
@@ -170,7 +170,7 @@ def _finite(tensor: Tensor) -> bool:
     return all(extreme.isfinite() for extreme in tensor.aminmax())
 
 
-def check_keys(expected: State, given: State, name: str, prefix: str) -> None:
+def _check_keys(expected: State, given: State, name: str, prefix: str) -> None:
     """Raise a ValueError that lists all missing, unexpected and misshapen tensors."""
     problems = {
         "missing": [key for key in expected if key not in given],
