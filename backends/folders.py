@@ -13,7 +13,7 @@ from ..models.weights_file import INDEX
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # ComfyUI's, in any case
 DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
-NOT_BUNDLED = frozenset({"loras", "embeddings"})
+NOT_BUNDLED = frozenset({"loras", "embeddings", "vae"})
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 

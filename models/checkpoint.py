@@ -96,13 +96,13 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
         unet = UNet(spec.unet)
         autoencoder = AutoencoderKL(spec.autoencoder) if parts.autoencoder else None
         text = _text_tower(spec) if parts.text else None
-    _fill(unet, parts.unet, name, UNET, dtype, prepare)
+    fill(unet, parts.unet, name, UNET, dtype, prepare)
     if autoencoder is not None:
-        _fill(autoencoder, parts.autoencoder, name, AUTOENCODER, dtype, prepare)
+        fill(autoencoder, parts.autoencoder, name, AUTOENCODER, dtype, prepare)
     if text is not None:
         openclip = spec.text.tower == "openclip-h"
         weights = openclip_weights(parts.text, cut=parts.text_is_cut) if openclip else clip_weights(parts.text)
-        _fill(text, weights, name, TEXT, dtype, prepare)
+        fill(text, weights, name, TEXT, dtype, prepare)
     return Checkpoint(
         inspection=inspection,
         unet=unet,
@@ -131,7 +131,7 @@ def _depth_estimator(detected: Detected) -> DPTHybrid | None:
         return None
     with torch.device("meta"):
         depth = DPTHybrid(spec)
-    _fill(depth, detected.parts.depth, detected.name, DEPTH, None)
+    fill(depth, detected.parts.depth, detected.name, DEPTH, None)
     return depth
 
 
@@ -141,7 +141,7 @@ def _image_tower(detected: Detected, dtype: torch.dtype | None) -> ImageTower | 
         return None
     with torch.device("meta"):
         tower = ImageTower(spec)
-    _fill(tower, image_weights(detected.parts.extras[EMBEDDER]), detected.name, f"{EMBEDDER}.", dtype)
+    fill(tower, image_weights(detected.parts.extras[EMBEDDER]), detected.name, f"{EMBEDDER}.", dtype)
     return tower
 
 
@@ -151,11 +151,11 @@ def _noise_augmentation(detected: Detected) -> NoiseAugmentation | None:
         return None
     augmentation = NoiseAugmentation(vector_dim // 2, detected.inspection.statistics)
     given = noise_weights(detected.parts.extras.get(NOISE, {}))  # ComfyUI saves none of it
-    _fill(augmentation, augmentation.state_dict() | given, detected.name, f"{NOISE}.", torch.float32)
+    fill(augmentation, augmentation.state_dict() | given, detected.name, f"{NOISE}.", torch.float32)
     return augmentation
 
 
-def _fill(
+def fill(
     module: nn.Module,
     state: State,
     name: str,

@@ -294,6 +294,7 @@ class Model:
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
     changes: tuple[Change, ...] = ()  # of LoRA files, to the UNet
+    mean_of_images: bool = True  # an unCLIP model gets the weighted mean of several images, not their sum
 
     @property
     def augmentation(self) -> NoiseAugmentation:
@@ -354,3 +355,10 @@ def load(
         depth_model=DepthModel(file.depth) if file.depth else NoDepthModel(path.name),
         report=file.report,
     )
+
+
+def load_vae(path: Path) -> VAE:
+    """Load an autoencoder from a file of its own; it computes in float32."""
+    from ..models.autoencoder_file import load_autoencoder
+
+    return VAE(*load_autoencoder(path))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..samplers import Denoise, denoiser, guide
 from . import depth, inpaint, unclip, upscale
 from .components import Model
 from .images import fit_batch
+from .regions import Area, Placed, Region, combine, place
 from .types import Conditioning
 
 MAX_REPEATS = 4  # of a short prompt to share a call with a long one; beyond that, two calls are cheaper
@@ -24,9 +26,9 @@ class Entry:
     """One entry of a CONDITIONING, ready for the UNet."""
 
     context: Tensor  # [B, T, D]
-    concat: Tensor | None  # [B, C, h, w]: the UNet's channels after the noisy latent's
+    concat: Tensor | None  # [B, C, h, w]: the UNet's channels after the noisy latent's, in the entry's region
     y: Tensor | None  # class conditioning: labels [B] or vectors [B, D]
-    strength: float
+    region: Region
 
 
 def guided_denoiser(
@@ -38,18 +40,30 @@ def guided_denoiser(
     *,
     scale: float,
     phi: float,
+    seed: int,
 ) -> Denoise:
     """denoise(x, sigma) -> x0 for x like `latent`, with guidance `scale` and its rescaling `phi`.
 
     latent: [B, 4, h, w] scaled, and mask [B, 1, h, w]: what an inpainting model gets where the conditioning has none.
+    seed: of the noise on image conditions that have no seed of their own.
     """
-    sides = [positive] if scale == 1 else [positive, negative]  # at scale 1 the negative side cancels out
-    entries = [[_entry(model, context, options, latent, mask) for context, options in side] for side in sides]
-    predict = _predictor(model, [entry for side in entries for entry in side])
+    sides = place([positive, negative], model.schedule, latent)
+    if scale == 1:  # the negative side cancels out
+        sides = sides[:1]
+    entries = [[_entry(model, placed, latent, mask, seed) for placed in side] for side in sides]
+
+    @cache
+    def predictor(covering: tuple[tuple[bool, ...], ...]) -> Callable[[Tensor, float], list[Tensor]]:
+        flat = [entry for side, flags in zip(entries, covering, strict=True) for entry in compress(side, flags)]
+        return _predictor(model, flat)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        predictions = iter(predict(x, sigma))
-        x0 = [_average([(next(predictions), entry.strength) for entry in side]) for side in entries]
+        covering = tuple(tuple(entry.region.covers(sigma) for entry in side) for side in entries)
+        predictions = iter(predictor(covering)(x, sigma))
+        x0 = [
+            combine([(next(predictions), entry.region) for entry in compress(side, flags)], x)
+            for side, flags in zip(entries, covering, strict=True)
+        ]
         if scale == 1:
             return x0[0]
         return guide(x0[0], x0[1], x=x, sigma=sigma, scale=scale, phi=phi, prediction=model.prediction)
@@ -57,25 +71,35 @@ def guided_denoiser(
     return denoise
 
 
-def _average(weighted: list[tuple[Tensor, float]]) -> Tensor:
-    total = sum(weight for _, weight in weighted) or 1.0
-    return torch.stack([x * (weight / total) for x, weight in weighted]).sum(0)
-
-
 def _predictor(model: Model, entries: list[Entry]) -> Callable[[Tensor, float], list[Tensor]]:
-    """predict(x, sigma) -> x0 of each entry, in one call of the UNet where the prompts' lengths allow it."""
-    lengths = [entry.context.shape[1] for entry in entries]
-    together = math.lcm(*lengths) <= MAX_REPEATS * min(lengths)
-    calls = [entries] if together else [[entry] for entry in entries]
-    denoisers = [denoiser(_network(model, call), model.schedule, model.prediction) for call in calls]
+    """predict(x, sigma) -> x0 of each entry in its region, in as few calls of the UNet as their shapes allow."""
+    calls = _calls(entries)
+    denoisers = [
+        denoiser(_network(model, [entries[i] for i in call]), model.schedule, model.prediction) for call in calls
+    ]
 
     def predict(x: Tensor, sigma: float) -> list[Tensor]:
-        outputs: list[Tensor] = []
+        outputs: dict[int, Tensor] = {}
         for call, denoise in zip(calls, denoisers, strict=True):
-            outputs += denoise(x.repeat(len(call), 1, 1, 1), sigma).chunk(len(call))
-        return outputs
+            part = entries[call[0]].region.cut(x)
+            x0 = denoise(part.repeat(len(call), 1, 1, 1), sigma)
+            outputs |= zip(call, x0.chunk(len(call)), strict=True)
+        return [outputs[i] for i in range(len(entries))]
 
     return predict
+
+
+def _calls(entries: list[Entry]) -> list[list[int]]:
+    """The numbers of the entries that share a call: those of one area, where the prompts' lengths allow it."""
+    groups: dict[Area | None, list[int]] = {}
+    for i, entry in enumerate(entries):
+        groups.setdefault(entry.region.area, []).append(i)
+    calls: list[list[int]] = []
+    for group in groups.values():
+        lengths = [entries[i].context.shape[1] for i in group]
+        together = math.lcm(*lengths) <= MAX_REPEATS * min(lengths)
+        calls += [group] if together else [[i] for i in group]
+    return calls
 
 
 def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -108,17 +132,17 @@ def _joined(tensors: list[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def _entry(model: Model, context: Tensor, options: dict[str, Any], latent: Tensor, mask: Tensor | None) -> Entry:
-    concat = y = None
+def _entry(model: Model, placed: Placed, latent: Tensor, mask: Tensor | None, seed: int) -> Entry:
+    options, concat, y = placed.options, None, None
     match model.spec.condition:
         case "inpaint":
             concat = inpaint.channels(options, latent, mask, model.spec, model.vae.encode)
         case "depth":
             concat = depth.channel(options, latent)
         case "upscale":
-            concat, y = upscale.condition(options, latent)
+            concat, y = upscale.condition(options, latent, seed)
         case "unclip":
-            y = unclip.class_condition(model.name, model.augmentation, options)
+            y = unclip.class_condition(model.name, model.augmentation, options, seed, mean=model.mean_of_images)
             y = fit_batch(y, len(latent)).to(latent.device, model.unet.dtype)
-    context = fit_batch(context, len(latent)).to(latent.device)
-    return Entry(context, concat, y, float(options.get("strength", 1.0)))
+    context = fit_batch(placed.context, len(latent)).to(latent.device)
+    return Entry(context, None if concat is None else placed.region.cut(concat), y, placed.region)

@@ -65,10 +65,10 @@ def scale(image: Tensor, width: int, height: int, *, method: str = "lanczos", cr
         return image
     width = width or max(1, round(image.shape[2] * height / image.shape[1]))
     height = height or max(1, round(image.shape[1] * width / image.shape[2]))
-    return resize(_crop_to_aspect(image, width / height) if crop else image, method, width, height)
+    return resize(crop_to_aspect(image, width / height) if crop else image, method, width, height)
 
 
-def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
+def crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
     """Cut the middle out of [B,H,W,C] so that width / height = `aspect`."""
     height, width = image.shape[1:3]
     own = width / height

@@ -69,7 +69,10 @@ def channels(
         masked = spec.autoencoder.scale * masked.float()
     if masked.shape[-2:] != latent.shape[-2:]:
         masked = F.interpolate(masked, size=(height, width), mode="bilinear")
-    mask = to_latent(mask, height, width).round()  # ComfyUI's rule: a half becomes 0
+    mask = normalize_mask(mask)[:, None]
+    if mask.shape[-2:] != latent.shape[-2:]:  # of ComfyUI's own node, in pixels
+        mask = F.interpolate(mask, size=(height, width), mode="bilinear")
+    mask = mask.round()  # ComfyUI's rule: a half becomes 0
     return join(*(fit_batch(x, len(latent)).to(latent.device) for x in (mask, masked)))
 
 

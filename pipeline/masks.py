@@ -103,6 +103,17 @@ def feather(mask: Tensor, px: int) -> Tensor:
     return torch.maximum(mask, blur(grow(mask, px // 2), px - px // 2))
 
 
+def fading(length: int, px: int, *, at_start: bool, at_end: bool) -> Tensor:
+    """Weights [length] that rise from 1 / px to 1 over the first px, and fall over the last."""
+    weights, count = torch.ones(length), min(px, length)
+    rising = torch.arange(1, count + 1) / max(px, 1)
+    if at_start:
+        weights[:count] *= rising
+    if at_end:
+        weights[length - count :] *= rising.flip(0)
+    return weights
+
+
 def fill_holes(mask: Tensor) -> Tensor:
     """Set to 1 what the mask (where at least 0.5) encloses: all that cannot be reached from the image's border."""
     free = F.pad((mask < 0.5).float(), (1, 1, 1, 1), value=1.0)

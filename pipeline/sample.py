@@ -16,11 +16,11 @@ from .latents import mask_of, samples_of
 from .progress import progress
 from .types import Conditioning, Latent, Sampling
 
+SEED_OFFSET = -10  # ComfyUI's, for the noise on image conditions that its own nodes set
 Sample = Callable[..., Tensor]
 """`sample`, or what takes its place inside ComfyUI."""
 
 
-@torch.no_grad()
 def sample(
     model: Model,
     sampling: Sampling,
@@ -30,34 +30,70 @@ def sample(
     latent: Tensor,
     noise: Tensor,
     mask: Tensor | None,
-    start: Tensor | None = None,
 ) -> Tensor:
-    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled.
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    return sample_over(
+        truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise),
+        model,
+        sampling,
+        positive,
+        negative,
+        sampler=SAMPLERS[sampling.sampler_name],
+        latent=latent,
+        noise=noise,
+        step_noise=step_noise(latent.to(compute_device()), sampling.seed),
+        mask=mask,
+        # a whole run starts from pure noise, as the reference does, and ignores the latent
+        whole=sampling.denoise >= 1,
+        options=sampler_options(sampling.sampler_name, sampling.eta),
+    )
 
-    start: x at the first sigma, where it is not the reference's.
+
+@torch.no_grad()
+def sample_over(
+    sigmas: Tensor,
+    model: Model,
+    sampling: Sampling,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    mask: Tensor | None,
+    start: Tensor | None = None,
+    **how: Any,  # noqa: ANN401  the other arguments of `run`
+) -> Tensor:
+    """Sample as `sample` does, over given noise levels [steps + 1]; without any, the latent stays as it is.
+
+    start: x [B, 4, h, w] at the first noise level, where it is not the reference's.
     """
     check(model.name, model.spec, latent, positive, negative)
     check_understood(positive, negative)
-    sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:
         return latent
     model = model.placed()
     device = compute_device()
     scale = model.spec.autoencoder.scale
     original, mask = latent.to(device) * scale, None if mask is None else mask.to(device)
+    denoise = guided_denoiser(
+        model,
+        positive,
+        negative,
+        original,
+        mask,
+        scale=sampling.cfg,
+        phi=sampling.cfg_rescale,
+        seed=sampling.seed + SEED_OFFSET,
+    )
     x = run(
-        SAMPLERS[sampling.sampler_name],
-        guided_denoiser(model, positive, negative, original, mask, scale=sampling.cfg, phi=sampling.cfg_rescale),
-        sigmas,
+        denoise=denoise,
+        sigmas=sigmas,
         noise=noise.to(device),
-        step_noise=step_noise(original, sampling.seed),
         latent=original,
-        # a whole run starts from pure noise, as the reference does, and ignores the latent
-        whole=sampling.denoise >= 1,
         start=None if start is None else start.to(device),
         mask=mask,
         callback=_report,
-        options=sampler_options(sampling.sampler_name, sampling.eta),
+        **how,
     )
     return x.cpu() / scale
 

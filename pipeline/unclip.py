@@ -59,13 +59,14 @@ def with_image(
 
 @torch.no_grad()
 def class_condition(
-    name: str, augmentation: NoiseAugmentation, options: Mapping[str, Any], default_seed: int = 0
+    name: str, augmentation: NoiseAugmentation, options: Mapping[str, Any], default_seed: int = 0, *, mean: bool = True
 ) -> Tensor:
     """The class condition that the file `name` gets from the images in a conditioning: float32 [1, 2 * dim].
 
     Each image is noised to its own level; several are mixed, sum(weight * vector) / sum(weight), and the mix is noised
     once more. Without any it is zeros, as on the unconditional side. The noise is drawn from the seed of each image,
-    on the mix from the draws that follow the last image's.
+    on the mix from the draws that follow the last image's. mean False leaves out the division by sum(weight), as the
+    models of ComfyUI's own loader do.
     """
     images = options.get(IMAGES) or []
     outputs = [image["clip_vision_output"].image_embeds.float().cpu() for image in images]
@@ -80,7 +81,8 @@ def class_condition(
             total, count = total + image["strength"], count + 1
     if count == 0:
         return mix
-    mix /= total
+    if mean:
+        mix /= total
     if count == 1:
         return mix
     embedding = mix[:, : augmentation.dim]

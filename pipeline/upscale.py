@@ -38,14 +38,20 @@ def encode(image: Tensor, level: int, seed: int) -> tuple[Options, Latent]:
     return options(image, level, seed), {"samples": samples, "sd2_factor": FACTOR}
 
 
-def condition(options: Mapping[str, Any], latent: Tensor) -> tuple[Tensor, Tensor]:
-    """The noised image [B, 3, h, w] and its noise level [B], the class, for a latent [B, 4, h, w]."""
+def condition(options: Mapping[str, Any], latent: Tensor, default_seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The noised image [B, 3, h, w] and its noise level [B], the class, for a latent [B, 4, h, w].
+
+    default_seed: of the noise where the conditioning has no seed, as ComfyUI's own node sets none; without noise
+    augmentation its image then stays clean.
+    """
     image = options["concat_image"].float().cpu()
     if image.shape[-2:] != latent.shape[-2:]:
         image = F.interpolate(image, size=latent.shape[-2:], mode="bilinear")
     level = round(MAX_LEVEL * options["noise_augmentation"])
-    noise = starting_noise(image, options["noise_augmentation_seed"])
-    noised = fit_batch(add_noise(image, level, noise), len(latent))
+    seed = options.get("noise_augmentation_seed")
+    if seed is not None or options["noise_augmentation"] > 0:
+        image = add_noise(image, level, starting_noise(image, default_seed if seed is None else seed))
+    noised = fit_batch(image, len(latent))
     return noised.to(latent.device), torch.full((len(latent),), level, device=latent.device)
 
 

@@ -9,16 +9,18 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .brownian import BrownianPath
 from .ddim import sample_ddim
 from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_sde
 from .euler import sample_euler, sample_euler_ancestral
 from .guidance import cfg, guide, rescale
 from .heun import sample_heun
+from .lcm import sample_lcm
 from .masked import MaskAt, hold_unmasked, keep_unmasked
 from .noise import starting_noise, step_noise
 from .parameterization import Prediction, denoiser, final_sample, from_x0, initial_sample, to_x0
 from .plms import sample_plms
-from .run import run, sampler_options
+from .run import Sampler, run, sampler_options
 from .schedule import (
     NoiseSchedule,
     Scheduler,
@@ -59,12 +61,14 @@ SCHEDULERS: dict[str, Scheduler] = {
 __all__ = [
     "SAMPLERS",
     "SCHEDULERS",
+    "BrownianPath",
     "Callback",
     "Denoise",
     "MaskAt",
     "NoiseSampler",
     "NoiseSchedule",
     "Prediction",
+    "Sampler",
     "Scheduler",
     "Step",
     "cfg",
@@ -77,6 +81,7 @@ __all__ = [
     "keep_unmasked",
     "rescale",
     "run",
+    "sample_lcm",
     "sampler_options",
     "starting_noise",
     "step_noise",

@@ -9,6 +9,7 @@ import math
 
 from torch import Tensor
 
+from .brownian import BrownianPath
 from .solver import Callback, Denoise, NoiseSampler, Step, intervals
 
 
@@ -28,8 +29,12 @@ def sample_dpmpp_2m_sde(
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    path: BrownianPath | None = None,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M), midpoint form: arXiv:2211.01095; eta 0 solves the ODE instead of the SDE."""
+    """SDE-DPM-Solver++(2M), midpoint form: arXiv:2211.01095; eta 0 solves the ODE instead of the SDE.
+
+    path: where the noise comes from, in place of `noise`.
+    """
     steps = intervals(sigmas)
     previous: tuple[Tensor, float] | None = None  # x0 of the last step, and its h
     for i, (sigma, sigma_next) in enumerate(steps):
@@ -46,7 +51,8 @@ def sample_dpmpp_2m_sde(
             target = denoised + (h / (2 * previous[1])) * (denoised - previous[0])
         x = _step(x, target, h, eta)
         if eta > 0:
-            x = x + noise() * (_noise_level(sigma_next, h, eta) * s_noise)
+            drawn = noise() if path is None else path(sigma, sigma_next)
+            x = x + drawn * (_noise_level(sigma_next, h, eta) * s_noise)
         previous = denoised, h
     return x
 
@@ -60,8 +66,12 @@ def sample_dpmpp_sde(
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    path: BrownianPath | None = None,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2S) with the inner model call at half of h: arXiv:2211.01095; eta 0 is its algorithm 1."""
+    """SDE-DPM-Solver++(2S) with the inner model call at half of h: arXiv:2211.01095; eta 0 is its algorithm 1.
+
+    path: where the noise of both calls comes from, in place of `noise`.
+    """
     steps = intervals(sigmas)
     for i, (sigma, sigma_next) in enumerate(steps):
         denoised = denoise(x, sigma)
@@ -71,20 +81,27 @@ def sample_dpmpp_sde(
             x = denoised
             continue
         h = math.log(sigma / sigma_next)
-        sigma_mid = (sigma * sigma_next) ** 0.5
+        sigma_mid = (sigma * sigma_next) ** 0.5 if path is None else path.middle(sigma, sigma_next)
         x_mid = _step(x, denoised, h / 2, eta)
         if eta > 0:
-            first = noise()
+            first = noise() if path is None else path(sigma, sigma_mid)
             x_mid = x_mid + first * (_noise_level(sigma_mid, h / 2, eta) * s_noise)
         x = _step(x, denoise(x_mid, sigma_mid), h, eta)
         if eta > 0:
-            # Both noises come from one Brownian path: the whole step continues the noise of its first half with
-            # an independent increment for the second half, n = rho n_first + sqrt(1 - rho^2) z with
-            # rho^2 = e^(-eta h) (1 - e^(-eta h)) / (1 - e^(-2 eta h)) = 1 / (1 + e^(eta h)).
-            rho_squared = 1 / (1 + math.exp(eta * h))
-            both = rho_squared**0.5 * first + (1 - rho_squared) ** 0.5 * noise()
+            both = _continued(first, noise(), eta * h) if path is None else path(sigma, sigma_next)
             x = x + both * (_noise_level(sigma_next, h, eta) * s_noise)
     return x
+
+
+def _continued(first: Tensor, second: Tensor, h: float) -> Tensor:
+    """Return the noise of a whole step whose first half had the noise `first`, from the independent noise `second`.
+
+    Both come from one Brownian path, n = rho n_first + sqrt(1 - rho^2) z with
+    rho^2 = e^(-h) (1 - e^(-h)) / (1 - e^(-2 h)) = 1 / (1 + e^h), h being eta times the step.
+    """
+    rho_squared = 1 / (1 + math.exp(h))
+    both: Tensor = rho_squared**0.5 * first + (1 - rho_squared) ** 0.5 * second
+    return both
 
 
 def _step(x: Tensor, x0: Tensor, h: float, eta: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def run(
     mask_at: MaskAt = same_mask,
     leave_noise: bool = False,
     callback: Callback | None = None,
-    options: Mapping[str, float] = MappingProxyType({}),
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tensor:
     """Sample over sigmas [steps + 1] from noise [B,C,h,w]; returns the scaled latent [B,C,h,w].
 

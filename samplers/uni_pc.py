@@ -21,8 +21,11 @@ def sample_uni_pc(
     noise: NoiseSampler,
     callback: Callback | None = None,
     order: int = 3,
+    linear: bool = False,
 ) -> Tensor:
-    """UniPC with data prediction and B = e^(-h) - 1 ("bh2"): Zhao et al., arXiv:2302.04867.
+    """UniPC with data prediction: Zhao et al., arXiv:2302.04867.
+
+    linear: B = -h ("bh1") in place of B = e^(-h) - 1 ("bh2"). It cancels but where a weight is set to 1/2.
 
     Each step's model call corrects the previous step and predicts the next. The order rises from 1 with the history
     and falls to 1 at the end, as in the authors' code.
@@ -38,14 +41,14 @@ def sample_uni_pc(
             return denoised
         here = -math.log(sigma)
         if history:
-            x = _update(x_previous, history[-order_now:], here, corrector=denoised)
+            x = _update(x_previous, history[-order_now:], here, linear, corrector=denoised)
         history = [*history, (here, denoised)][-order:]
         order_now = min(order, len(history), len(steps) - i)
-        x_previous, x = x, _update(x, history[-order_now:], -math.log(sigma_next))
+        x_previous, x = x, _update(x, history[-order_now:], -math.log(sigma_next), linear)
     return x
 
 
-def _update(x: Tensor, history: History, there: float, corrector: Tensor | None = None) -> Tensor:
+def _update(x: Tensor, history: History, there: float, linear: bool, corrector: Tensor | None = None) -> Tensor:
     """Step from x at the newest point of history to lambda `there`: UniP, or UniC if given the x0 there."""
     here, x0 = history[-1]
     h = there - here
@@ -55,8 +58,9 @@ def _update(x: Tensor, history: History, there: float, corrector: Tensor | None 
         points.append((1.0, corrector))
     # e^(-h) x + (1 - e^(-h)) x0 - B sum_k rho_k D_k
     x = x0 + math.exp(-h) * (x - x0)
+    scale = -h if linear and len(points) == 1 else math.expm1(-h)
     for rho, (r, other) in zip(_rhos([r for r, _ in points], h), points, strict=True):
-        x = x - (math.expm1(-h) * rho / r) * (other - x0)
+        x = x - (scale * rho / r) * (other - x0)
     return x
 
 

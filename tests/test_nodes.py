@@ -306,9 +306,9 @@ def test_prompts_of_different_length_share_a_call(load):
     short = prompts(file)[1]
     assert long[0][0].shape[1] > short[0][0].shape[1] == 77
     latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
-    together = guided_denoiser(file.model, long, short, latent, None, scale=3.0, phi=0.0)(latent, 2.0)
+    together = guided_denoiser(file.model, long, short, latent, None, scale=3.0, phi=0.0, seed=0)(latent, 2.0)
     sides = [
-        guided_denoiser(file.model, side, side, latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+        guided_denoiser(file.model, side, side, latent, None, scale=1.0, phi=0.0, seed=0)(latent, 2.0)
         for side in (long, short)
     ]
     assert torch.allclose(together, sides[1] + 3 * (sides[0] - sides[1]), rtol=1e-4, atol=1e-4)  # float32 sums
@@ -320,7 +320,7 @@ def test_combined_prompts_are_averaged_by_strength(load):
     latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
 
     def x0(*entries):
-        return guided_denoiser(file.model, list(entries), [], latent, None, scale=1.0, phi=0.0)(latent, 2.0)
+        return guided_denoiser(file.model, list(entries), [], latent, None, scale=1.0, phi=0.0, seed=0)(latent, 2.0)
 
     mixed = x0([first[0], {"strength": 3.0}], second)
     assert torch.allclose(mixed, 0.75 * x0(first) + 0.25 * x0(second), rtol=1e-4, atol=1e-4)  # float32 sums
@@ -354,7 +354,8 @@ def test_stock_sampler_agrees_with_ours_where_both_start_alike(load, denoise, sa
     latent = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)) if denoise < 1 else torch.zeros(1, 4, 8, 8)
     values = {"seed": 3, "steps": 3, "cfg": 4.0, "sampler_name": sampler, "scheduler": "normal", "denoise": denoise}
     ours = sample(file, *prompts(file), {"samples": latent}, **values)["samples"]
-    assert torch.equal(stock_sample(file, prompts(file), {"samples": latent}, **values), ours)
+    theirs = stock_sample(file, prompts(file), {"samples": latent}, **values)
+    assert torch.allclose(theirs, ours, rtol=1e-4, atol=1e-3)  # float32 noise levels, latents of about 10
 
 
 def test_stock_sampler_adds_the_latent_to_a_whole_run_and_ours_does_not(load):
@@ -575,7 +576,7 @@ def test_wrong_shapes_and_wires_are_named(load):
     narrow = [[torch.zeros(1, 77, 48), {}]]
     with pytest.raises(ValueError, match=r"48-dim.*64"):
         sample(file, narrow, negative, empty())
-    with pytest.raises(ValueError, match="area"):
-        sample(file, [[positive[0][0], {"area": (8, 8, 0, 0)}]], negative, empty())
+    with pytest.raises(ValueError, match="gligen"):
+        sample(file, [[positive[0][0], {"gligen": ("position",)}]], negative, empty())
     with pytest.raises(ValueError, match="clip output of SD2 Load Checkpoint"):
         call("SD2CLIPTextEncode", None, "cat")

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from . import file_nodes, image_nodes, latent_nodes, lora_nodes, mask_nodes, sampler_nodes, text_nodes
+from . import (
+    conditioning_nodes,
+    file_nodes,
+    image_nodes,
+    latent_edit_nodes,
+    latent_nodes,
+    loader_nodes,
+    lora_nodes,
+    mask_nodes,
+    picture_conditioning_nodes,
+    sampler_nodes,
+    text_nodes,
+    vae_nodes,
+)
 
-THEMES = (text_nodes, lora_nodes, latent_nodes, sampler_nodes, image_nodes, mask_nodes, file_nodes)
+THEMES = (
+    loader_nodes,
+    lora_nodes,
+    text_nodes,
+    conditioning_nodes,
+    picture_conditioning_nodes,
+    latent_nodes,
+    latent_edit_nodes,
+    vae_nodes,
+    sampler_nodes,
+    image_nodes,
+    mask_nodes,
+    file_nodes,
+)
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Stand-ins for the stock nodes that make, encode, decode and repeat latents."""
+"""Stand-ins for the stock nodes that make, select and mask latents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...pipeline.images import fit_batch
-from .schema import Inputs, Latent, Wire, pixels
+from .schema import Inputs, Latent, pixels
 
 
 class EmptyLatentImage:
@@ -25,30 +25,6 @@ class EmptyLatentImage:
 
     def generate(self, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
         return ({"samples": torch.zeros(batch_size, 4, height // 8, width // 8)},)
-
-
-class VAEEncode:
-    RETURN_TYPES = ("LATENT",)
-    FUNCTION = "encode"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"pixels": ("IMAGE",), "vae": ("VAE",)}}
-
-    def encode(self, vae: Wire, pixels: Tensor) -> tuple[Latent]:
-        return ({"samples": vae.encode(pixels[..., :3])},)
-
-
-class VAEDecode:
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "decode"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"samples": ("LATENT",), "vae": ("VAE",)}}
-
-    def decode(self, vae: Wire, samples: Latent) -> tuple[Tensor]:
-        return (vae.decode(samples["samples"]),)
 
 
 class SetLatentNoiseMask:
@@ -85,18 +61,43 @@ class RepeatLatentBatch:
         return (repeated,)
 
 
+class LatentFromBatch:
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "frombatch"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "samples": ("LATENT",),
+                "batch_index": ("INT", {"default": 0, "min": 0, "max": 63}),
+                "length": ("INT", {"default": 1, "min": 1, "max": 64}),
+            }
+        }
+
+    def frombatch(self, samples: Latent, batch_index: int, length: int) -> tuple[Latent]:
+        """Select `length` items from batch_index on, as many as there are; each keeps its noise."""
+        latent = samples["samples"]
+        first = min(batch_index, len(latent) - 1)
+        chosen = slice(first, first + length)
+        selected = {**samples, "samples": latent[chosen]}
+        mask = samples.get("noise_mask")
+        if mask is not None and len(mask) > 1:
+            selected["noise_mask"] = fit_batch(mask, max(len(mask), len(latent)))[chosen]
+        selected["batch_index"] = samples.get("batch_index", list(range(len(latent))))[chosen]
+        return (selected,)
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "EmptyLatentImage": EmptyLatentImage,
-    "VAEEncode": VAEEncode,
-    "VAEDecode": VAEDecode,
     "SetLatentNoiseMask": SetLatentNoiseMask,
     "RepeatLatentBatch": RepeatLatentBatch,
+    "LatentFromBatch": LatentFromBatch,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "EmptyLatentImage": "Empty Latent Image",
-    "VAEEncode": "VAE Encode",
-    "VAEDecode": "VAE Decode",
     "SetLatentNoiseMask": "Set Latent Noise Mask",
     "RepeatLatentBatch": "Repeat Latent Batch",
+    "LatentFromBatch": "Latent From Batch",
 }

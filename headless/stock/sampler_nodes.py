@@ -1,4 +1,4 @@
-"""Stand-in for the stock KSampler."""
+"""Stand-ins for the stock KSamplers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,36 @@ from ...pipeline.types import Sampling
 from . import core_sampler
 from .schema import Inputs, Latent, Wire
 
+SEED = ("INT", {"default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True})
+HOW = {
+    "steps": ("INT", {"default": 20, "min": 1, "max": 10000}),
+    "cfg": ("FLOAT", {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1}),
+    "sampler_name": (core_sampler.SAMPLER_NAMES,),
+    "scheduler": (core_sampler.SCHEDULER_NAMES,),
+    "positive": ("CONDITIONING",),
+    "negative": ("CONDITIONING",),
+    "latent_image": ("LATENT",),
+}
+LAST = 10000
 
-class KSampler:
+
+class _KSampler:
+    """Base of both: check the names before anything runs."""
+
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "sample"
 
     @classmethod
+    def VALIDATE_INPUTS(cls, sampler_name: str | None, scheduler: str | None) -> bool:
+        core_sampler.check_names(sampler_name, scheduler)
+        return True
+
+
+class KSampler(_KSampler):
+    @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        seed = {"default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True}
-        return {
-            "required": {
-                "model": ("MODEL",),
-                "seed": ("INT", seed),
-                "steps": ("INT", {"default": 20, "min": 1, "max": 10000}),
-                "cfg": ("FLOAT", {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1}),
-                "sampler_name": (core_sampler.SAMPLER_NAMES,),
-                "scheduler": (core_sampler.SCHEDULER_NAMES,),
-                "positive": ("CONDITIONING",),
-                "negative": ("CONDITIONING",),
-                "latent_image": ("LATENT",),
-                "denoise": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}),
-            }
-        }
+        denoise = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
+        return {"required": {"model": ("MODEL",), "seed": SEED, **HOW, "denoise": ("FLOAT", denoise)}}
 
     def sample(
         self, model: Wire, positive: Wire, negative: Wire, latent_image: Latent, **widgets: Wire
@@ -35,10 +43,54 @@ class KSampler:
         return (core_sampler.sample(model, Sampling(**widgets), positive, negative, latent_image),)
 
 
+class KSamplerAdvanced(_KSampler):
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "add_noise": (["enable", "disable"],),
+                "noise_seed": SEED,
+                **HOW,
+                "start_at_step": ("INT", {"default": 0, "min": 0, "max": LAST}),
+                "end_at_step": ("INT", {"default": LAST, "min": 0, "max": LAST}),
+                "return_with_leftover_noise": (["disable", "enable"],),
+            }
+        }
+
+    def sample(
+        self,
+        model: Wire,
+        add_noise: str,
+        noise_seed: int,
+        positive: Wire,
+        negative: Wire,
+        latent_image: Latent,
+        start_at_step: int,
+        end_at_step: int,
+        return_with_leftover_noise: str,
+        **widgets: Wire,
+    ) -> tuple[Latent]:
+        """Take the steps from start_at_step to end_at_step of a run."""
+        sampled = core_sampler.sample(
+            model,
+            Sampling(seed=noise_seed, **widgets),
+            positive,
+            negative,
+            latent_image,
+            steps=slice(start_at_step, end_at_step),
+            full=return_with_leftover_noise == "disable",
+            add_noise=add_noise == "enable",
+        )
+        return (sampled,)
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "KSampler": KSampler,
+    "KSamplerAdvanced": KSamplerAdvanced,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "KSampler": "KSampler",
+    "KSamplerAdvanced": "KSampler (Advanced)",
 }

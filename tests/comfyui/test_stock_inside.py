@@ -1,0 +1,58 @@
+"""The stand-ins beside the stock nodes that they stand in for, in ComfyUI's process."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from live import PATH, PYTHON, missing
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
+from sd2_family.headless.stock.core_sampler import CORE_SAMPLERS
+from tiny import write_checkpoint
+
+pytestmark = pytest.mark.comfyui
+
+EXACT = 1e-5  # the same formula in float32, on values near 1
+CLOSE = 1e-4  # standard deviations of the latent; UniPC's last steps, to sigma 0.001, come to 6e-5
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    if reason := missing():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("stock") / "checkpoints"
+    folder.mkdir()
+    for kind in ("v2-base", "v2-inpaint", "unclip-h", "x4"):
+        write_checkpoint(folder / f"{kind}.safetensors", kind)
+    script = Path(__file__).parent / "inside_stock.py"
+    done = subprocess.run([PYTHON, script, PATH, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_inputs_outputs_and_names_are_comfyuis(numbers):
+    assert numbers["schemas"] == {}
+
+
+def test_nodes_that_only_compute_give_the_same_tensors(numbers):
+    assert len(numbers["nodes"]) >= 32
+    assert set(numbers["nodes"]) <= set(STOCK)
+    assert {name: value for name, value in numbers["nodes"].items() if value > EXACT} == {}
+
+
+def test_noise_levels_are_the_same_to_the_last_bit(numbers):
+    assert set(numbers["sigmas"].values()) == {0.0}
+
+
+def test_samplers_give_the_same_latents(numbers):
+    assert {name.split(",")[0] for name in numbers["samplers"]} == set(CORE_SAMPLERS)
+    assert {name: value for name, value in numbers["samplers"].items() if value > CLOSE} == {}
+
+
+def test_areas_masks_and_ranges_give_the_same_latents(numbers):
+    assert {name: gap for name, (gap, _) in numbers["regions"].items() if gap > CLOSE} == {}
+    assert {name: effect for name, (_, effect) in numbers["regions"].items() if effect < 0.01} == {}
+
+
+def test_pictures_condition_our_models_as_they_do_inside(numbers):
+    assert {name: value for name, value in numbers["pictures"].items() if value > CLOSE} == {}

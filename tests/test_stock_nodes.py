@@ -1,0 +1,389 @@
+"""The stand-ins that compute: one property each, against an expression of its own."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import empty, picture, prompts
+from safetensors.torch import save_file
+from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
+from tiny import tiny_state
+from torch.nn import functional as F
+
+
+def run(name, **inputs):
+    """The outputs of a stand-in."""
+    return getattr(STOCK[name](), STOCK[name].FUNCTION)(**inputs)
+
+
+def rand(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+# Images
+
+
+def test_image_scale_by_rounds_the_size():
+    (scaled,) = run("ImageScaleBy", image=rand(2, 37, 53, 3), upscale_method="area", scale_by=0.7)
+    assert scaled.shape == (2, 26, 37, 3)
+
+
+def test_image_scale_to_total_pixels_keeps_the_aspect():
+    (scaled,) = run("ImageScaleToTotalPixels", image=rand(1, 40, 80, 3), upscale_method="bilinear", megapixels=0.02)
+    assert scaled.shape == (1, round(40 * (k := math.sqrt(20971 / 3200))), round(80 * k), 3)
+
+
+def test_images_are_inverted_joined_and_filled():
+    first, second = rand(1, 6, 8, 3), rand(2, 6, 8, 3)
+    assert torch.equal(run("ImageInvert", image=first)[0], 1 - first)
+    assert torch.equal(run("ImageBatch", image1=first, image2=second)[0], torch.cat([first, second]))
+    wide = torch.arange(24.0)[None, None, :, None].expand(1, 6, 24, 3)  # its middle third has the aspect of the first
+    assert torch.equal(run("ImageBatch", image1=first, image2=wide)[0][1, 0, :, 0], torch.arange(8.0, 16.0))
+    (red,) = run("EmptyImage", width=2, height=3, batch_size=4, color=0xFF3300)
+    assert red.shape == (4, 3, 2, 3)
+    assert torch.allclose(red[3, 2, 1], torch.tensor([1, 0.2, 0]))
+
+
+# Masks
+
+
+@pytest.mark.parametrize(("tapered", "distance"), [(True, lambda y, x: y + x), (False, max)])
+def test_grow_mask_is_a_ball_of_its_metric(tapered, distance):
+    mask = torch.zeros(1, 11, 13)
+    mask[0, 5, 6] = 0.8
+    expected = torch.tensor([[0.8 * (distance(abs(y - 5), abs(x - 6)) <= 3) for x in range(13)] for y in range(11)])
+    (grown,) = run("GrowMask", mask=mask, expand=3, tapered_corners=tapered)
+    assert torch.equal(grown[0], expected)
+    (shrunk,) = run("GrowMask", mask=1 - mask, expand=-3, tapered_corners=tapered)
+    assert torch.allclose(shrunk[0], 1 - expected)
+
+
+def test_feather_mask_multiplies_columns_and_rows_as_comfyui_numbers_them():
+    expected = torch.ones(9, 12)
+    for i in range(4):
+        expected[:, i] *= (i + 1) / 4  # left
+        expected[-i, :] *= (i + 1) / 4  # bottom: its first step is row 0
+    (feathered,) = run("FeatherMask", mask=torch.ones(1, 9, 12), left=4, top=0, right=0, bottom=4)
+    assert torch.allclose(feathered[0], expected)
+
+
+def test_masks_are_made_cut_and_combined():
+    (solid,) = run("SolidMask", value=0.25, width=6, height=4)
+    assert torch.equal(solid, torch.full((1, 4, 6), 0.25))
+    mask, patch = rand(1, 8, 10), rand(1, 3, 5)
+    assert torch.equal(run("CropMask", mask=mask, x=7, y=2, width=9, height=3)[0], mask[:, 2:5, 7:])
+    by_hand = {
+        "multiply": lambda a, b: a * b,
+        "add": lambda a, b: min(a + b, 1),
+        "subtract": lambda a, b: max(a - b, 0),
+        "and": lambda a, b: float(a > 0.5 and b > 0.5),
+        "or": lambda a, b: float(a > 0.5 or b > 0.5),
+        "xor": lambda a, b: float((a > 0.5) != (b > 0.5)),
+    }
+    for name, operation in by_hand.items():
+        expected = mask.clone()
+        for y in range(3):
+            for x in range(3):  # the other two columns are outside
+                expected[0, 4 + y, 7 + x] = operation(float(mask[0, 4 + y, 7 + x]), float(patch[0, y, x]))
+        (combined,) = run("MaskComposite", destination=mask, source=patch, x=7, y=4, operation=name)
+        assert torch.allclose(combined, expected)
+
+
+# Latents
+
+
+def test_latents_are_resized_on_great_circles():
+    a, b = torch.tensor([2.0, 0, 0, 0]), torch.tensor([0, 4.0, 0, 0])
+    latent = {"samples": torch.stack([a, b], 1).reshape(1, 4, 1, 2)}
+    (resized,) = run("LatentUpscaleBy", samples=latent, upscale_method="bislerp", scale_by=2.0)
+    assert resized["samples"].shape == (1, 4, 2, 4)
+    column = resized["samples"][0, :, 0, 1]  # a quarter of the way
+    angle = math.pi / 2 / 4
+    assert torch.allclose(column, 2.5 * torch.tensor([math.cos(angle), math.sin(angle), 0, 0]), atol=1e-5)
+
+
+def test_latent_upscale_is_torchs_and_keeps_the_aspect():
+    samples = rand(2, 4, 10, 20)
+    values = {"samples": {"samples": samples, "batch_index": [3, 4]}, "upscale_method": "nearest-exact"}
+    (resized,) = run("LatentUpscale", **values, width=320, height=0, crop="disabled")
+    assert torch.equal(resized["samples"], F.interpolate(samples, size=(20, 40), mode="nearest-exact"))
+    assert resized["batch_index"] == [3, 4]
+    (cut,) = run("LatentUpscale", **values, width=80, height=80, crop="center")
+    assert torch.equal(cut["samples"], samples[..., 5:15])
+
+
+def test_latents_are_turned_flipped_and_cut():
+    samples = rand(1, 4, 12, 16)
+    latent = {"samples": samples}
+    (turned,) = run("LatentRotate", samples=latent, rotation="90 degrees")
+    assert torch.equal(turned["samples"], samples.flip(2).transpose(2, 3))  # clockwise
+    (flipped,) = run("LatentFlip", samples=latent, flip_method="x-axis: vertically")
+    assert torch.equal(flipped["samples"], samples.flip(2))
+    (cut,) = run("LatentCrop", samples=latent, width=64, height=64, x=400, y=16)
+    assert torch.equal(cut["samples"], samples[:, :, 2:10, 8:])
+
+
+def test_latent_composite_fades_at_the_edges_inside():
+    under, over = torch.zeros(1, 4, 10, 12), torch.ones(1, 4, 6, 6)
+    values = {"samples_to": {"samples": under}, "samples_from": {"samples": over}}
+    (result,) = run("LatentComposite", **values, x=0, y=32, feather=16)
+    assert result["samples"][0, 0, 3:, :8].tolist() == [
+        [0.0] * 8,
+        *([v * w for w in (1, 1, 1, 1, 1, 0.5)] + [0.0, 0.0] for v in (0.5, 1, 1, 1, 1, 1)),
+    ]
+    assert not under.any()
+
+
+def test_latent_composite_masked_and_blend():
+    under, over, mask = rand(1, 4, 8, 8), rand(1, 4, 3, 3), rand(1, 3, 3)
+    values = {"destination": {"samples": under}, "source": {"samples": over}, "resize_source": False}
+    (result,) = run("LatentCompositeMasked", **values, x=16, y=8, mask=mask)
+    expected = under.clone()
+    expected[:, :, 1:4, 2:5] = over * mask + under[:, :, 1:4, 2:5] * (1 - mask)
+    assert torch.allclose(result["samples"], expected)
+    (blend,) = run("LatentBlend", samples1={"samples": under}, samples2={"samples": -under}, blend_factor=0.75)
+    assert torch.allclose(blend["samples"], under / 2)
+
+
+def test_latent_from_batch_keeps_noise_and_masks():
+    samples = rand(4, 4, 2, 2)
+    latent = {"samples": samples, "noise_mask": rand(2, 1, 2, 2)}
+    (chosen,) = run("LatentFromBatch", samples=latent, batch_index=2, length=9)
+    assert torch.equal(chosen["samples"], samples[2:])
+    assert torch.equal(chosen["noise_mask"], latent["noise_mask"])
+    assert chosen["batch_index"] == [2, 3]
+
+
+# Conditioning
+
+
+def test_prompts_are_mixed_joined_and_cleared():
+    short, long = [[rand(1, 2, 3), {"strength": 0.5}]], [[rand(1, 4, 3), {}]]
+    (mixed,) = run("ConditioningAverage", conditioning_to=long, conditioning_from=short, conditioning_to_strength=0.75)
+    filled = torch.cat([short[0][0], torch.zeros(1, 2, 3)], 1)
+    assert torch.allclose(mixed[0][0], 0.75 * long[0][0] + 0.25 * filled)
+    (joined,) = run("ConditioningConcat", conditioning_to=short, conditioning_from=long)
+    assert torch.equal(joined[0][0], torch.cat([short[0][0], long[0][0]], 1))
+    assert joined[0][1] == {"strength": 0.5}
+    assert not run("ConditioningZeroOut", conditioning=short)[0][0][0].any()
+    assert run("ConditioningCombine", conditioning_1=short, conditioning_2=long)[0] == short + long
+
+
+def test_places_are_written_as_comfyui_writes_them():
+    given = [[rand(1, 2, 3), {}]]
+    (area,) = run("ConditioningSetArea", conditioning=given, width=128, height=64, x=8, y=16, strength=1.5)
+    assert area[0][1] == {"area": (8, 16, 2, 1), "strength": 1.5, "set_area_to_bounds": False}
+    (steps,) = run("ConditioningSetTimestepRange", conditioning=given, start=0.1, end=0.5)
+    assert steps[0][1] == {"start_percent": 0.1, "end_percent": 0.5}
+    assert given[0][1] == {}
+
+
+class Blocks:
+    """An autoencoder that keeps one pixel of each 8 x 8."""
+
+    downscale_ratio = 8
+
+    def encode(self, pixels):
+        return pixels[:, ::8, ::8, :3].movedim(-1, 1)
+
+
+def test_inpainting_encodes_gray_where_the_mask_is():
+    image, mask = rand(1, 19, 24, 3), torch.zeros(1, 19, 24)
+    mask[:, 9, 8] = 1  # the first pixel of a block after one row is cut at the top
+    (latent,) = run("VAEEncodeForInpaint", vae=Blocks(), pixels=image, mask=mask, grow_mask_by=3)
+    expected = image[:, 1:17:8, ::8].movedim(-1, 1).clone()
+    expected[:, :, 1, 1] = 0.5
+    assert torch.equal(latent["samples"], expected)
+    assert latent["noise_mask"].shape == (1, 1, 16, 24)
+    assert latent["noise_mask"].nonzero()[:, 2:].tolist() == [[y, x] for y in (7, 8, 9) for x in (7, 8, 9)]
+    side = [[rand(1, 2, 3), {}]]
+    outputs = run("InpaintModelConditioning", positive=side, negative=side, vae=Blocks(), pixels=image, mask=mask)
+    assert torch.equal(outputs[0][0][1]["concat_latent_image"], expected)
+    assert torch.equal(outputs[1][0][1]["concat_mask"], mask[:, None, 1:17])
+    assert torch.equal(outputs[2]["samples"], image[:, ::8, ::8].movedim(-1, 1))
+
+
+def test_a_mask_in_pixels_reaches_the_unet_as_comfyui_resizes_it():
+    from sd2_family.models.specs import SPECS
+    from sd2_family.pipeline import inpaint
+
+    mask = rand(1, 1, 64, 64)
+    given = {"concat_mask": mask, "concat_latent_image": rand(1, 4, 8, 8)}
+    channels = inpaint.channels(given, torch.zeros(1, 4, 8, 8), None, SPECS["v2-inpaint"], encode=None)
+    middle = (mask[..., 3::8, :] + mask[..., 4::8, :])[..., 3::8] + (mask[..., 3::8, :] + mask[..., 4::8, :])[
+        ..., 4::8
+    ]
+    assert torch.equal(channels[:, :1], (middle / 4).round())
+
+
+def test_upscaling_conditions_on_the_picture_at_the_latents_size():
+    side, image = [[rand(1, 2, 3), {}]], rand(2, 12, 20, 3)
+    values = {"images": image, "positive": side, "negative": side, "noise_augmentation": 0.25}
+    positive, _, latent = run("SD_4XUpscale_Conditioning", **values, scale_ratio=4.0)
+    assert torch.allclose(positive[0][1]["concat_image"], image.movedim(-1, 1) * 2 - 1)
+    assert latent["samples"].shape == (2, 4, 12, 20)
+    with pytest.raises(ValueError, match=r"scale_ratio is 0\.1"):
+        run("SD_4XUpscale_Conditioning", **values, scale_ratio=0.1)
+
+
+def test_unclip_images_are_collected():
+    output, side = SimpleNamespace(image_embeds=rand(1, 4)), [[rand(1, 2, 3), {}]]
+    values = {"clip_vision_output": output, "noise_augmentation": 0.1}
+    (once,) = run("unCLIPConditioning", conditioning=side, strength=0.5, **values)
+    (twice,) = run("unCLIPConditioning", conditioning=once, strength=-1.0, **values)
+    assert [image["strength"] for image in twice[0][1]["unclip_conditioning"]] == [0.5, -1.0]
+    assert run("unCLIPConditioning", conditioning=once, strength=0.0, **values)[0] is once
+
+
+# Autoencoders
+
+
+class Tiles:
+    """Answers with the arguments of the call."""
+
+    def encode_tiled(self, pixels, **sizes):
+        return sizes
+
+    decode_tiled = encode_tiled
+
+    def spacial_compression_decode(self):
+        return 8
+
+
+def test_tiles_are_of_pixels():
+    values = {"vae": Tiles(), "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    (encoded,) = run("VAEEncodeTiled", pixels=rand(1, 8, 8, 3), tile_size=256, **values)
+    assert encoded["samples"] == {"tile_x": 256, "tile_y": 256, "overlap": 64}
+    (decoded,) = run("VAEDecodeTiled", samples={"samples": 0}, tile_size=192, **values)
+    assert decoded == {"tile_x": 24, "tile_y": 24, "overlap": 6}
+
+
+@pytest.fixture
+def vae_file(tmp_path, use_folders):
+    """vae_file(name, tensors): write a file into the folder vae of the models, from then on this test's own."""
+    (tmp_path / "vae").mkdir()
+
+    def write(name, tensors):
+        path = tmp_path / "vae" / name
+        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+        if path.suffix == ".safetensors":
+            save_file(tensors, path)
+        else:
+            torch.save({"state_dict": tensors}, path)
+        use_folders(models=tmp_path)
+
+    return write
+
+
+def autoencoder():
+    """The tensors of a tiny autoencoder under the authors' names."""
+    prefix = "first_stage_model."
+    return {k.removeprefix(prefix): v for k, v in tiny_state("v2-base").items() if k.startswith(prefix)}
+
+
+def diffusers_layout():
+    from diffusers_keys import diffusers_vae
+    from sd2_family.models.autoencoder import AutoencoderKL
+    from tiny import tiny_spec
+
+    spec = tiny_spec("v2-base").autoencoder
+    ours = AutoencoderKL(spec)
+    ours.load_state_dict(autoencoder())
+    return diffusers_vae(ours, spec).state_dict()
+
+
+LAYOUTS = {
+    "prefixed.safetensors": lambda: {f"first_stage_model.{k}": v for k, v in autoencoder().items()},
+    "bare.ckpt": autoencoder,
+    "with the loss.safetensors": lambda: autoencoder() | {"loss.logvar": torch.zeros(()), "model_ema.decay": rand(1)},
+    "whole checkpoint.ckpt": lambda: tiny_state("v2-base"),
+    "diffusers.safetensors": diffusers_layout,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_vae_loader_reads_every_layout(load, vae_file, name):
+    expected = load("v2-base").vae
+    vae_file(name, LAYOUTS[name]())
+    assert STOCK["VAELoader"].INPUT_TYPES()["required"]["vae_name"][0] == [name]
+    assert STOCK["VAELoader"].VALIDATE_INPUTS(name)
+    (vae,) = run("VAELoader", vae_name=name)
+    assert torch.equal(vae.encode(picture()), expected.encode(picture()))
+    latent = torch.randn(1, 4, 4, 4, generator=torch.manual_seed(0))
+    assert torch.equal(vae.decode(latent), expected.decode(latent))
+
+
+def test_vae_loader_says_what_else_a_file_is(vae_file):
+    vae_file("a.safetensors", {"lora_unet_x.lora_down.weight": rand(2, 2)})
+    with pytest.raises(ValueError, match=r"a\.safetensors is a LoRA.*choose the file of an autoencoder"):
+        run("VAELoader", vae_name="a.safetensors")
+    wide = autoencoder() | {"decoder.conv_in.weight": rand(64, 16, 3, 3)}
+    vae_file("sd3.safetensors", wide)
+    with pytest.raises(ValueError, match="16 latent channels"):
+        run("VAELoader", vae_name="sd3.safetensors")
+    damaged = autoencoder()
+    del damaged["decoder.mid.block_1.conv1.weight"]
+    vae_file("cut.safetensors", damaged)
+    with pytest.raises(ValueError, match="1 missing key"):
+        run("VAELoader", vae_name="cut.safetensors")
+    with pytest.raises(ValueError, match=r"none\.pt is not in .*vae"):
+        STOCK["VAELoader"].VALIDATE_INPUTS("none.pt")
+
+
+# Checkpoints
+
+
+def test_checkpoints_load_as_sd2_load_checkpoint_loads_them(load):
+    expected = load("unclip-h")
+    outputs = run("unCLIPCheckpointLoader", ckpt_name="unclip-h.safetensors")
+    assert run("CheckpointLoaderSimple", ckpt_name="unclip-h.safetensors")[0].name == outputs[0].name
+    assert torch.equal(prompts(SimpleNamespace(clip=outputs[1]))[0][0][0], prompts(expected)[0][0][0])
+    image = picture()
+    seen, also = (tower.encode_image(image).image_embeds for tower in (outputs[3], expected.clip_vision))
+    assert torch.equal(seen, also)
+    assert "nothing.ckpt is not in" in STOCK["CheckpointLoaderSimple"].VALIDATE_INPUTS("nothing.ckpt")
+
+
+def test_several_images_are_added_up_by_the_stock_loaders_model(load):
+    """ComfyUI's own models add weighted image embeddings up; the reference and SD2 Load Checkpoint take their mean."""
+    ours = load("unclip-h")
+    theirs = SimpleNamespace(model=run("unCLIPCheckpointLoader", ckpt_name="unclip-h.safetensors")[0])
+    sides = prompts(ours)
+
+    def sampled(file, weight):
+        positive = sides[0]
+        for seed in (1, 2):
+            output = SimpleNamespace(image_embeds=torch.randn(1, 64, generator=torch.manual_seed(seed)))
+            values = {"clip_vision_output": output, "strength": weight, "noise_augmentation": 0.0}
+            (positive,) = run("unCLIPConditioning", conditioning=positive, **values)
+        widgets = {"seed": 3, "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+        links = {"positive": positive, "negative": sides[1], "latent_image": empty()}
+        return run("KSampler", model=file.model, **links, **widgets)[0]["samples"]
+
+    assert torch.allclose(sampled(ours, 0.5), sampled(theirs, 0.5), atol=1e-4)  # weights that add up to 1
+    assert torch.allclose(sampled(ours, 0.5), sampled(ours, 1.5), atol=1e-3)
+    assert not torch.allclose(sampled(theirs, 0.5), sampled(theirs, 1.5), atol=0.1)
+
+
+def test_wrong_pairings_are_said_as_everywhere(load):
+    from sd2_family.headless.stock import core_sampler
+    from sd2_family.pipeline.types import Sampling
+
+    sampling = Sampling(seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal")
+    base, depth, other = load("v2-base"), load("v2-depth"), [[torch.zeros(1, 77, 48), {}]]
+    (inpainting, *_) = run(
+        "InpaintModelConditioning",
+        positive=prompts(base)[0],
+        negative=prompts(base)[1],
+        vae=base.vae,
+        pixels=picture(),
+        mask=torch.ones(1, 64, 64),
+    )
+    for model, conditioning, sentence in (
+        (base.model, inpainting, "has an inpainting mask, which needs a checkpoint of kind v1-inpaint"),
+        (depth.model, prompts(base)[0], "without a depth map"),
+        (base.model, other, "48-dim"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            core_sampler.sample(model, sampling, conditioning, conditioning, empty())
