@@ -13,7 +13,7 @@ from ..models.weights_file import INDEX
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # ComfyUI's, in any case
 DIFFUSERS = "diffusers"  # ComfyUI's name for checkpoints in diffusers format, each a folder
 VARIABLE = "SD2_MODELS_DIR"
-NOT_BUNDLED = frozenset({"loras", "embeddings", "vae"})
+OLDER_NAMES = {"text_encoders": "clip", "diffusion_models": "unet"}  # ComfyUI's, of folders that are still searched
 BUNDLED = Path(__file__).parent.parent / "models" / "demo"
 
 
@@ -62,8 +62,9 @@ def inside(folder: Path, name: str) -> Path:
 def model_dirs(kind: str) -> list[Path]:
     """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
     models = _chosen.models or os.environ.get(VARIABLE)
-    own = [Path(models) / kind] if models else []
-    return own if kind in NOT_BUNDLED else [*own, BUNDLED]
+    names = (kind, OLDER_NAMES[kind]) if kind in OLDER_NAMES else (kind,)
+    own = [Path(models) / name for name in names] if models else []
+    return [*own, BUNDLED] if kind in ("checkpoints", DIFFUSERS) else own
 
 
 def list_models(kind: str) -> list[str]:

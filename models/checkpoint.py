@@ -30,7 +30,7 @@ from .parts import (
     noise_weights,
     openclip_weights,
 )
-from .specs import ModelSpec, Prediction
+from .specs import ModelSpec, Prediction, TextSpec
 from .unet import UNet
 from .weights_file import majority_dtype
 
@@ -95,7 +95,7 @@ def build(detected: Detected, *, dtype: torch.dtype | None = None, prepare: Prep
     with torch.device("meta"):
         unet = UNet(spec.unet)
         autoencoder = AutoencoderKL(spec.autoencoder) if parts.autoencoder else None
-        text = _text_tower(spec) if parts.text else None
+        text = text_tower(spec.text) if parts.text else None
     fill(unet, parts.unet, name, UNET, dtype, prepare)
     if autoencoder is not None:
         fill(autoencoder, parts.autoencoder, name, AUTOENCODER, dtype, prepare)
@@ -120,8 +120,9 @@ def inspect(path: str | Path) -> Inspection:
     return load_checkpoint(path).inspection
 
 
-def _text_tower(spec: ModelSpec) -> TextTower:
-    return OpenCLIPText(spec.text) if spec.text.tower == "openclip-h" else CLIPText(spec.text)
+def text_tower(spec: TextSpec) -> TextTower:
+    """Build the tower of a spec."""
+    return OpenCLIPText(spec) if spec.tower == "openclip-h" else CLIPText(spec)
 
 
 def _depth_estimator(detected: Detected) -> DPTHybrid | None:

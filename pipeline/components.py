@@ -362,3 +362,10 @@ def load_vae(path: Path) -> VAE:
     from ..models.autoencoder_file import load_autoencoder
 
     return VAE(*load_autoencoder(path))
+
+
+def load_text_encoder(path: Path, embeddings: tuple[Path, ...] = ()) -> CLIP:
+    """Load a text encoder from a file of its own; embeddings: folders with textual-inversion files."""
+    from ..models import text_file
+
+    return CLIP(text_file.load_text_encoder(path), embeddings=embeddings)

@@ -8,7 +8,8 @@ import torch
 from helpers import empty, picture, prompts
 from safetensors.torch import save_file
 from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
-from tiny import tiny_state
+from sd2_family.models.text_file import load_text_encoder
+from tiny import hugging_face_text, tiny_state
 from torch.nn import functional as F
 
 
@@ -387,3 +388,91 @@ def test_wrong_pairings_are_said_as_everywhere(load):
     ):
         with pytest.raises(ValueError, match=sentence):
             core_sampler.sample(model, sampling, conditioning, conditioning, empty())
+
+
+# ---- parts from files of their own
+
+
+@pytest.fixture
+def parts(tmp_path, use_folders):
+    """A models folder with the parts of two checkpoints in files of their own."""
+    use_folders(models=tmp_path)
+    places = {"unet": "model.diffusion_model.", "clip": "cond_stage_model.", "vae": "first_stage_model."}
+    for kind in ("v1", "v2-base"):
+        state = tiny_state(kind)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        save_file(clones(state), tmp_path / "checkpoints" / f"{kind}.safetensors")
+        for folder, prefix in places.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            part = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+            if folder == "clip":
+                part = {key.removeprefix("transformer."): t for key, t in part.items()}
+            save_file(clones(part), tmp_path / folder / f"{kind}.safetensors")
+
+
+def clones(state):
+    return {key: tensor.clone().contiguous() for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2-base"])
+def test_a_model_from_three_files_is_that_of_one(parts, kind):
+    name = f"{kind}.safetensors"
+    whole = STOCK["CheckpointLoaderSimple"]().load_checkpoint(name)
+    apart = [
+        STOCK["UNETLoader"]().load_unet(name, "default")[0],
+        STOCK["CLIPLoader"]().load_clip(name)[0],
+        STOCK["VAELoader"]().load_vae(name)[0],
+    ]
+    images = []
+    for model, clip, vae in (whole, apart):
+        positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red cat", ""))
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        sampled = STOCK["KSampler"]().sample(
+            model,
+            positive,
+            negative,
+            latent,
+            seed=1,
+            steps=2,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+        )[0]
+        images.append(STOCK["VAEDecode"]().decode(vae, sampled)[0])
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(
+    ("write", "tower"),
+    [
+        (lambda state: {f"cond_stage_model.{key}": t for key, t in state.items()}, "openclip-h"),
+        (lambda state: {key.removeprefix("model."): t for key, t in state.items()}, "openclip-h"),
+        (lambda state: state, "openclip-h"),
+        (lambda state: hugging_face_text({k: t for k, t in state.items() if "proj" not in k[:20]}), "clip-l"),
+    ],
+)
+def test_a_text_encoder_under_any_names(tmp_path, write, tower):
+    tensors = tiny_state("v2-base")
+    state = {k.removeprefix("cond_stage_model."): t for k, t in tensors.items() if k.startswith("cond_stage_model.")}
+    state.pop("model.logit_scale")
+    if tower == "clip-l":
+        state.pop("model.text_projection")
+    save_file(clones(write(state)), tmp_path / "x.safetensors")
+    found = load_text_encoder(tmp_path / "x.safetensors")
+    assert (found.spec.tower, found.spec.layers) == (tower, 3)
+    weight = state["model.transformer.resblocks.0.attn.in_proj_weight"]
+    assert torch.equal(found.model.transformer.resblocks[0].attn.in_proj_weight, weight)
+
+
+def test_what_is_no_text_encoder_says_what_it_is(tmp_path):
+    save_file({"encoder.down.0.block.0.conv1.weight": torch.ones(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=r"x.safetensors is only an autoencoder .*; choose the file of a text"
+    ):
+        load_text_encoder(tmp_path / "x.safetensors")
+
+
+def test_settings_of_other_families_are_refused(parts):
+    assert "type is 'sd3'" in STOCK["CLIPLoader"].VALIDATE_INPUTS("v1.safetensors", "sd3")
+    assert "needs ComfyUI" in STOCK["UNETLoader"].VALIDATE_INPUTS("v1.safetensors", "fp8_e5m2")

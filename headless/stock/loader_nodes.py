@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from ...backends import local
+from ...backends import folders, local
 from ...nodes.loaders import SD2CheckpointLoader
-from ...pipeline.components import VAE, Loaded, load_vae
+from ...pipeline.components import CLIP, VAE, Loaded, Model, load, load_text_encoder, load_vae
 from .schema import Inputs, Wire
+
+CLIP_TYPES = [
+    "stable_diffusion",
+    *("stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan", "hidream"),
+    *("chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image"),
+]
 
 
 class _Checkpoint:
@@ -59,30 +64,91 @@ class VAELoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, vae_name: str | None) -> bool:
-        if vae_name is not None:
-            _vae_file(vae_name)
-        return True
+        return _is_there("vae", vae_name)
 
     @classmethod
     def IS_CHANGED(cls, vae_name: str) -> list[int]:
-        stat = _vae_file(vae_name).stat()
-        return [stat.st_mtime_ns, stat.st_size]
+        return _stamp("vae", vae_name)
 
     def load_vae(self, vae_name: str) -> tuple[VAE]:
-        return (load_vae(_vae_file(vae_name)),)
+        return (load_vae(local.resolve_model("vae", vae_name)),)
 
 
-def _vae_file(name: str) -> Path:
-    return local.resolve_model("vae", name)
+class CLIPLoader:
+    RETURN_TYPES = ("CLIP",)
+    FUNCTION = "load_clip"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {"clip_name": (local.list_models("text_encoders"),), "type": (CLIP_TYPES,)},
+            "optional": {"device": (["default", "cpu"], {"advanced": True})},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, clip_name: str | None, type: str | None) -> bool | str:
+        if type not in (None, CLIP_TYPES[0]):
+            return f"type is {type!r}, a model of another family; choose stable_diffusion"
+        return _is_there("text_encoders", clip_name)
+
+    @classmethod
+    def IS_CHANGED(cls, clip_name: str, **_: Wire) -> list[int]:
+        return _stamp("text_encoders", clip_name)
+
+    def load_clip(self, clip_name: str, type: str = CLIP_TYPES[0], device: str = "default") -> tuple[CLIP]:
+        embeddings = tuple(folders.model_dirs("embeddings"))
+        return (load_text_encoder(local.resolve_model("text_encoders", clip_name), embeddings),)
+
+
+class UNETLoader:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load_unet"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        dtypes = ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
+        return {"required": {"unet_name": (local.list_models("diffusion_models"),), "weight_dtype": (dtypes,)}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, unet_name: str | None, weight_dtype: str | None) -> bool | str:
+        if weight_dtype not in (None, "default"):
+            return (
+                f"weight_dtype is {weight_dtype!r}, which needs ComfyUI; choose default, or run with --comfyui"
+            )
+        return _is_there("diffusion_models", unet_name)
+
+    @classmethod
+    def IS_CHANGED(cls, unet_name: str, **_: Wire) -> list[int]:
+        return _stamp("diffusion_models", unet_name)
+
+    def load_unet(self, unet_name: str, weight_dtype: str) -> tuple[Model]:
+        loaded = load(local.resolve_model("diffusion_models", unet_name))
+        return (replace(loaded.model, mean_of_images=False),)
+
+
+def _is_there(kind: str, name: str | None) -> bool:
+    """Raise ValueError where there is no such file; None is a name that is linked and not known yet."""
+    if name is not None:
+        local.resolve_model(kind, name)
+    return True
+
+
+def _stamp(kind: str, name: str) -> list[int]:
+    stat = local.resolve_model(kind, name).stat()
+    return [stat.st_mtime_ns, stat.st_size]
 
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "CheckpointLoaderSimple": CheckpointLoaderSimple,
     "unCLIPCheckpointLoader": UnCLIPCheckpointLoader,
     "VAELoader": VAELoader,
+    "CLIPLoader": CLIPLoader,
+    "UNETLoader": UNETLoader,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "CheckpointLoaderSimple": "Load Checkpoint",
     "VAELoader": "Load VAE",
+    "CLIPLoader": "Load CLIP",
+    "UNETLoader": "Load Diffusion Model",
 }
