@@ -47,18 +47,20 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
 
 def from_pil(images: Sequence[Image.Image], name: str = "the image") -> tuple[Tensor, Tensor]:
     """IMAGE [B,H,W,3] and MASK [B,H,W] of PIL images of one size, as `load` gives them; `name` is for errors."""
-    alphas = [_alpha(image) for image in images]
-    opaque = (1, *images[0].size[::-1]) if any(alpha is not None for alpha in alphas) else (1, 64, 64)
-    masks = [torch.zeros(opaque) if alpha is None else 1 - alpha for alpha in alphas]
-    return torch.cat([_pixels(image, name) for image in images]), torch.cat(masks)
+    mask = _transparency(images)
+    return _pixels(images, name), torch.zeros(len(images), 64, 64) if mask is None else mask
 
 
 def load_channel(path: Path, channel: str) -> Tensor:
     """MASK [B,H,W] from one channel, "red", "green", "blue" or "alpha" (1 - alpha), of a file's frames."""
-    pixels, mask = load(path)
+    frames = _frames(path)
     if channel != "alpha":
-        return pixels[..., CHANNELS.index(channel)]
-    return mask if mask.shape[1:] == pixels.shape[1:3] else torch.zeros(pixels.shape[:3])
+        return _pixels(frames, str(path))[..., CHANNELS.index(channel)]
+    mask = _transparency(frames)
+    if mask is None:
+        notice(f"{path.name} has no alpha channel, so the mask is empty; choose channel red, green or blue")
+        return _opaque(frames[0]).repeat(len(frames), 1, 1)
+    return mask
 
 
 def _frames(path: Path) -> list[Image.Image]:
@@ -91,10 +93,26 @@ def _is_deep(frame: Image.Image) -> bool:
     return frame.mode.startswith("I") or frame.mode == "F"
 
 
-def _pixels(frame: Image.Image, name: str) -> Tensor:
+def _pixels(frames: Sequence[Image.Image], name: str) -> Tensor:
+    """The colors [B,H,W,3] of frames."""
+    return torch.cat([_color(frame, name) for frame in frames])
+
+
+def _color(frame: Image.Image, name: str) -> Tensor:
     if _is_deep(frame):
         return _grays(frame, name)[None, ..., None].repeat(1, 1, 1, 3)
     return _tensor((_straight(frame) if frame.has_transparency_data else frame).convert("RGB"))
+
+
+def _transparency(frames: Sequence[Image.Image]) -> Tensor | None:
+    """1 - alpha [B,H,W] of frames; None where none has alpha."""
+    if not any(frame.has_transparency_data for frame in frames):
+        return None
+    return torch.cat([1 - _alpha(frame) if frame.has_transparency_data else _opaque(frame) for frame in frames])
+
+
+def _opaque(frame: Image.Image) -> Tensor:
+    return torch.zeros(1, frame.height, frame.width)
 
 
 def _grays(frame: Image.Image, name: str) -> Tensor:
@@ -110,10 +128,8 @@ def _grays(frame: Image.Image, name: str) -> Tensor:
     return torch.from_numpy((values / white).clip(0, 1))
 
 
-def _alpha(frame: Image.Image) -> Tensor | None:
-    """Alpha [1,H,W], of a channel, a palette or a color key; None without any."""
-    if not frame.has_transparency_data:
-        return None
+def _alpha(frame: Image.Image) -> Tensor:
+    """Alpha [1,H,W] of a channel, a palette or a color key."""
     if _is_deep(frame):
         return torch.from_numpy(np.asarray(frame, np.float32) != frame.info["transparency"]).float()[None]
     return _tensor(_straight(frame).convert("RGBA").getchannel("A"))

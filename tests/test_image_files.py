@@ -1,4 +1,4 @@
-"""Image files of every kind through Load Image and Load Image (as Mask): pixels, masks, frames, and what is refused."""
+"""Image files of every kind, through Load Image and Load Image (as Mask): pixels, masks, frames, refusals."""
 
 import logging
 import struct
@@ -265,6 +265,11 @@ def test_names_stay_in_their_folder(folder, suffix):
 
 def test_nothing_is_said_of_an_ordinary_image(folder, caplog):
     caplog.set_level(logging.INFO, "sd2_family")
-    Image.new("RGB", (6, 4)).save(folder / "a.png")
-    load("a.png")
-    assert not caplog.records
+    for size in ((6, 4), (64, 64)):
+        Image.new("RGB", size).save(folder / "a.png")
+        STOCK["LoadImage"]().load_image("a.png")
+        STOCK["LoadImageMask"]().load_image("a.png", "red")
+        assert not caplog.records
+        STOCK["LoadImageMask"]().load_image("a.png", "alpha")
+        assert "a.png has no alpha channel, so the mask is empty; choose channel red" in caplog.text
+        caplog.clear()

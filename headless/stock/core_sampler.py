@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ...pipeline import sample as pipeline
 from ...pipeline.components import Model
 from ...pipeline.images import fit_batch
+from ...pipeline.notices import notice
 from ...pipeline.types import Conditioning, Latent, Sampling
 from ...samplers import SCHEDULERS, initial_sample, starting_noise, truncate
 
@@ -22,6 +23,7 @@ def sample(
     """Sample latent_image with one of the samplers and schedulers above."""
     sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
     if len(sigmas) == 0:
+        notice("denoise is 0, so the latent is unchanged; raise it to sample")
         return latent_image
     latent: Tensor = latent_image["samples"].float()
     noise = starting_noise(latent, sampling.seed, latent_image.get("batch_index"))
