@@ -58,10 +58,16 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def models_dir() -> Path | None:
+    """Return the models folder; None if only the bundled models are used."""
+    models = _chosen.models or os.environ.get(VARIABLE)
+    return Path(models) if models else None
+
+
 def model_dirs(kind: str) -> list[Path]:
     """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
-    models = _chosen.models or os.environ.get(VARIABLE)
-    return [Path(models) / kind, BUNDLED] if models else [BUNDLED]
+    models = models_dir()
+    return [models / kind, BUNDLED] if models else [BUNDLED]
 
 
 def list_models(kind: str) -> list[str]:
