@@ -59,11 +59,17 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def models_dir() -> Path | None:
+    """Return the models folder; None if only the bundled models are used."""
+    models = _chosen.models or os.environ.get(VARIABLE)
+    return Path(models) if models else None
+
+
 def model_dirs(kind: str) -> list[Path]:
     """Return the folders to search for models of a kind ("checkpoints", ...), the bundled models last."""
-    models = _chosen.models or os.environ.get(VARIABLE)
+    models = models_dir()
     names = (kind, OLDER_NAMES[kind]) if kind in OLDER_NAMES else (kind,)
-    own = [Path(models) / name for name in names] if models else []
+    own = [models / name for name in names] if models else []
     return [*own, BUNDLED] if kind in ("checkpoints", DIFFUSERS) else own
 
 

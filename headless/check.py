@@ -8,6 +8,8 @@ from typing import Any
 
 from .graph import Library, Prompt, Workflow, WorkflowError, is_link, label, order, outputs
 from .inputs import Input, inputs_of
+from .instead import instead_of
+from .packs import pack_of
 
 UNSUPPORTED = {
     "PrimitiveNode": "type its value into the widget it feeds",
@@ -21,7 +23,7 @@ def check(workflow: Workflow, library: Library) -> None:
     prompt = workflow.prompt
     problems = list(workflow.problems)
     for node_id in prompt:
-        problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(prompt, node_id, library)]
+        problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(workflow, node_id, library)]
     if not outputs(prompt, library):
         problems.append("the workflow has no output node; add one, such as Save Image")
     try:
@@ -32,11 +34,12 @@ def check(workflow: Workflow, library: Library) -> None:
         raise WorkflowError(problems)
 
 
-def _node_problems(prompt: Prompt, node_id: str, library: Library) -> Iterator[str]:
+def _node_problems(workflow: Workflow, node_id: str, library: Library) -> Iterator[str]:
+    prompt = workflow.prompt
     node = prompt[node_id]
     node_class = library.classes.get(node["class_type"])
     if node_class is None:
-        yield _unknown(node["class_type"])
+        yield _unknown(node["class_type"], workflow, library)
         return
     declared = inputs_of(node_class)
     checked_by_class = _checked_by_class(node_class)
@@ -57,7 +60,7 @@ def _node_problems(prompt: Prompt, node_id: str, library: Library) -> Iterator[s
         yield from _class_problems(node_class, node["inputs"], declared, checked_by_class, types)
 
 
-def _unknown(class_type: str) -> str:
+def _unknown(class_type: str, workflow: Workflow, library: Library) -> str:
     kind = class_type
     if len(class_type) == 36 and class_type.count("-") == 4:  # the canvas names subgraphs by a UUID
         kind = "subgraph"
@@ -65,7 +68,10 @@ def _unknown(class_type: str) -> str:
         kind = "group"
     if kind in UNSUPPORTED:
         return f" is a {kind}, which needs ComfyUI; {UNSUPPORTED[kind]}, or run the workflow with --server"
-    return f": node type {class_type} needs ComfyUI; run the workflow with --server"
+    pack, known = pack_of(class_type, workflow.ui), instead_of(class_type, library)
+    owner = f" of {pack}" if pack else ""
+    use = f"use {known} in its place, or " if known else ""
+    return f": node type {class_type}{owner} needs ComfyUI; {use}run the workflow with --comfyui or --server"
 
 
 def _source_type(prompt: Prompt, link: list[Any], entry: Input, library: Library) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
@@ -35,6 +36,7 @@ examples:
   sd2 run inpaint.json --set Checkpoint.ckpt_name=512-inpainting-ema.safetensors --models-dir ~/ComfyUI/models
   sd2 run results/ComfyUI_00001_.png --set Sampler.steps=50
   sd2 run inpaint.json --server http://127.0.0.1:8188
+  sd2 run controlnet.json --comfyui ~/ComfyUI
 
 exit status: 0 success, 1 a node failed, 2 the workflow, a file or an argument is invalid
 """
@@ -111,7 +113,16 @@ def _add_run(commands: Commands) -> None:
         metavar="URL",
         help="run on this ComfyUI server: upload the input images, queue the workflow, download the results",
     )
-    _add_models_dir(where)
+    where.add_argument(
+        "--comfyui",
+        type=_folder,
+        nargs="?",
+        const=True,
+        metavar="DIR",
+        help="start the ComfyUI in this folder (default: the one that comfy-cli uses), run the workflow there with "
+        "all its nodes and models, and stop it",
+    )
+    _add_models_dir(run)
     run.set_defaults(command=_run)
 
 
@@ -166,6 +177,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..backends import folders
     from ..pipeline.progress import reporting
 
+    if arguments.server and arguments.models_dir:
+        raise ValueError("--models-dir is not for --server, which has its own models folder; leave one of them out")
     chosen = folders.Folders(
         models=arguments.models_dir,
         input=arguments.input_dir or arguments.workflow.parent,
@@ -186,14 +199,14 @@ def _run_workflow(arguments: argparse.Namespace, bars: Bars) -> int:
     from .overrides import set_value
 
     try:
-        engine = _engine(arguments.server, bars)
-        workflow = engine.read(arguments.workflow)
-        for setting in arguments.settings:
-            set_value(workflow, setting, engine.library)
-        engine.check(workflow)
-        for node_id, shown in engine.run(workflow):
-            bars.close()
-            _show(title_of(workflow.prompt[node_id]), shown, output_dir())
+        with _engine(arguments, bars) as engine:
+            workflow = engine.read(arguments.workflow)
+            for setting in arguments.settings:
+                set_value(workflow, setting, engine.library)
+            engine.check(workflow)
+            for node_id, shown in engine.run(workflow):
+                bars.close()
+                _show(title_of(workflow.prompt[node_id]), shown, output_dir())
     except NodeError as error:
         bars.close()
         _report([str(error)])
@@ -201,20 +214,30 @@ def _run_workflow(arguments: argparse.Namespace, bars: Bars) -> int:
     return DONE
 
 
-def _engine(server: str | None, bars: Bars) -> Executor | Server:
-    """Return what runs workflows: this process, or the ComfyUI server at `server`."""
-    if server is None:
+@contextmanager
+def _engine(arguments: argparse.Namespace, bars: Bars) -> Iterator[Executor | Server]:
+    """Yield what runs workflows: this process, a ComfyUI server, or a ComfyUI that runs as long as the block."""
+    if arguments.server is None and arguments.comfyui is None:
         from .execute import Executor
         from .library import LIBRARY
 
-        return Executor(LIBRARY, started=bars.start)
+        yield Executor(LIBRARY, started=bars.start)
+        return
     try:
+        from .comfyui_process import comfyui
         from .server import Server
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"--server needs {error.name}, which comes with comfy-cli; run pip install comfy-cli"
+            f"{'--comfyui' if arguments.server is None else '--server'} needs {error.name}, which comes with "
+            "comfy-cli; run pip install comfy-cli"
         ) from None
-    return Server(server, started=bars.start, progress=bars.report)
+    if arguments.server is not None:
+        yield Server(arguments.server, started=bars.start, progress=bars.report)
+        return
+    with comfyui(
+        None if arguments.comfyui is True else arguments.comfyui, bars.start, bars.report, bars.wait
+    ) as server:
+        yield server
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -263,6 +286,15 @@ class Bars:
             self.close()
             self.bar = tqdm(total=total, desc=self.title, dynamic_ncols=True)
         self.bar.update(done - self.bar.n)
+
+    def wait(self, line: str) -> None:
+        """Show how long ComfyUI has been starting, and the last line of its log."""
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(bar_format="Starting ComfyUI [{elapsed}] {desc}", dynamic_ncols=True, mininterval=1)
+        self.bar.set_description_str(shorten(line, 80), refresh=False)
+        self.bar.update(0)
 
     def close(self) -> None:
         if self.bar is not None:

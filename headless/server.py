@@ -26,6 +26,7 @@ from .graph import Library, NotAWorkflow, Prompt, Workflow, WorkflowError, label
 from .image_files import unfinished
 from .inputs import Json, inputs_of
 from .overrides import assign
+from .packs import pack_of
 from .stock.file_nodes import PREVIEWS, next_number, output
 
 CONNECT, ANSWER, SILENCE = 10, 300, 30  # timeouts in seconds; after SILENCE the queue is polled
@@ -81,9 +82,9 @@ class Server:
         for node_id, node in workflow.prompt.items():
             who = label(workflow.prompt, node_id)
             if node["class_type"] not in self.library.classes:
-                problems.append(
-                    f"{who}: the server has no node type {node['class_type']}; install its node pack there"
-                )
+                pack = pack_of(node["class_type"], workflow.ui)
+                install = f"install {pack}" if pack else "install its node pack"
+                problems.append(f"{who}: the server has no node type {node['class_type']}; {install} there")
                 continue
             for name, file in self._files(node):
                 try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from torch import Tensor
 
 from ..pipeline import blend, images, inpaint, masks
+from ..pipeline.notices import notice
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 
@@ -151,10 +151,9 @@ class SD2VAEEncodeForInpaint:
     ) -> tuple[Conditioning, Conditioning, Latent]:
         options, latent = inpaint.encode(vae, image, mask, fill, keep_unmasked)
         if not options["concat_mask"].any():
-            logging.getLogger("sd2_family").warning(
-                "the mask never reaches 0.5 (its maximum is %.2f), so nothing is repainted; draw a mask, or lower the "
-                "threshold of SD2 Mask Preprocess",
-                float(mask.max()),
+            notice(
+                f"the mask never reaches 0.5 (its maximum is {float(mask.max()):.2f}), so nothing is repainted; draw "
+                "a mask, or lower the threshold of SD2 Mask Preprocess"
             )
         return with_options(positive, options), with_options(negative, options), latent
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..backends import DiffusionModel, backend
 from ..backends.pairing import Prompt, check_decoders
 from ..backends.sampler_object import SamplerObject
+from ..pipeline.notices import eta_notice, schedule_notices
 from ..pipeline.sample import sample_latent
 from ..pipeline.types import Conditioning, Latent, Sampling
 from ..samplers import SAMPLERS, SCHEDULERS, sampler_options, truncate
@@ -167,6 +168,7 @@ class SD2Sampler:
         return {"required": {"sampler_name": SAMPLER_NAME}, "optional": {"eta": ETA}}
 
     def select(self, sampler_name: str, eta: float = 0.0) -> tuple[SamplerObject]:
+        eta_notice(sampler_name, eta)
         return (SamplerObject(sampler_name=sampler_name, options=sampler_options(sampler_name, eta)),)
 
 
@@ -187,4 +189,5 @@ class SD2Scheduler:
         return {"required": {"model": model, "scheduler": SCHEDULER, "steps": STEPS, "denoise": DENOISE}}
 
     def space(self, model: DiffusionModel, scheduler: str, steps: int, denoise: float = 1.0) -> tuple[Tensor]:
+        schedule_notices(scheduler, steps, denoise)
         return (truncate(SCHEDULERS[scheduler], backend.schedule(model), steps, denoise).float(),)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .images import fit, fit_batch, moments, normalize
 from .masks import normalize as normalize_mask
+from .notices import notice
 
 MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
 MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
@@ -49,6 +50,10 @@ def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match:
     generated, mask = fit(normalize(generated), size), normalize_mask(mask, size)
     count = max(x.shape[0] for x in (original, generated, mask))
     original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
+    if not mask.any():
+        notice("the mask is empty, so the image is the original; connect the blend_mask of SD2 Mask Preprocess")
+    elif color_match and mask.all():
+        notice("color_match has no effect, because the mask keeps no pixel to measure; set it to off")
     if color_match:
         generated = match_color(generated, original, mask == 0)
     mask = mask[..., None]

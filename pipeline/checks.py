@@ -103,7 +103,7 @@ def check_understood(*sides: Conditioning) -> None:
     if unknown := sorted(_keys(sides) - UNDERSTOOD):
         raise ValueError(
             f"the conditioning has {', '.join(unknown)}, which needs ComfyUI; remove the node that sets it, or run "
-            "the workflow with --server"
+            "the workflow with --comfyui or --server"
         )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .notices import notice
+
 NEARLY = 0.98  # white of a JPEG mask
 PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image without alpha
 
@@ -47,10 +49,17 @@ def preprocess(
     size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
     the mask encloses. invert: swap inside and outside first.
     """
-    invert = invert and not is_placeholder(mask)  # no mask is not the same as a mask of nothing
+    if invert and is_placeholder(mask):  # no mask is not the same as a mask of nothing
+        notice("invert has no effect, because the image has no mask; draw one, or load a file with transparency")
+        invert = False
     mask = snap(normalize(mask, size))
-    mask = threshold(1 - mask if invert else mask, level)
+    drawn = 1 - mask if invert else mask
+    mask = threshold(drawn, level)
     mask = grow(fill_holes(mask) if fill else mask, grow_px)
+    if drawn.any() and not mask.any():
+        notice(
+            f"nothing is left of the mask after threshold {level:g} and grow {grow_px}; lower threshold or raise grow"
+        )
     return mask, feather(mask, blur_px)
 
 

@@ -13,6 +13,7 @@ from .checks import check, check_understood
 from .components import Model, compute_device
 from .denoiser import guided_denoiser
 from .latents import mask_of, samples_of
+from .notices import notice, sampling_notices
 from .progress import progress
 from .types import Conditioning, Latent, Sampling
 
@@ -108,8 +109,12 @@ def sample_latent(
 ) -> Latent:
     """Sample a LATENT: its noise, its mask, and its size; ValueError where the result is not finite."""
     samples, mask = samples_of(latent), mask_of(latent)
-    if mask is not None and not mask.any():  # nothing to repaint
+    if mask is not None and not mask.any():
+        notice(
+            "the latent's mask is empty, so the latent is unchanged; draw a mask, or remove it to sample everything"
+        )
         return latent
+    sampling_notices(sampling)
     noise = starting_noise(samples, sampling.seed, latent.get("batch_index"))
     sampled = sample(model, sampling, positive, negative, latent=samples, noise=noise, mask=mask)
     if sampled.isnan().any():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.noise_augmentation import LEVELS, NoiseAugmentation
+from .notices import notice
 from .types import Conditioning, ImageEmbeddings
 
 # ComfyUI's own keys: a list of {clip_vision_output, strength, noise_augmentation}, to which our node adds seed; and
@@ -83,10 +84,13 @@ def class_condition(
         return mix
     if mean:
         mix /= total
+    level = _level(options.get(MIX_NOISE, MIX_LEVEL / LAST_LEVEL))
     if count == 1:
+        idle = {f"weight {total:g}": mean and total != 1, f"mix_noise_level {int(level)}": int(level) != MIX_LEVEL}
+        for setting in (name for name, changed in idle.items() if changed):
+            notice(f"{setting} has no effect on a single image; add another SD2 unCLIP Conditioning to mix images")
         return mix
     embedding = mix[:, : augmentation.dim]
-    level = _level(options.get(MIX_NOISE, MIX_LEVEL / LAST_LEVEL))
     mixed: Tensor = augmentation(embedding, level, torch.randn(embedding.shape, generator=generator))
     return mixed
 

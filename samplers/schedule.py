@@ -133,17 +133,18 @@ def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
 def truncate(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, denoise: float) -> Tensor:
     """Return the sigmas of a partial run: denoise 1 gives the whole schedule, 0 an empty one.
 
-    `ldm` follows the reference img2img: the last int(denoise * steps) steps of a schedule of `steps`.
+    `ldm` follows the reference img2img: the last int(denoise * steps) steps of a schedule of `steps`, at least one.
     The others follow ComfyUI: the last `steps` steps of a schedule of int(steps / denoise).
     """
     if denoise > 0.9999:
         return scheduler(schedule, steps)
+    if denoise <= 0:
+        return scheduler(schedule, steps)[:0]
     if scheduler is ldm:
-        count, total = int(denoise * steps), steps
+        count, total = max(int(denoise * steps), 1), steps
     else:
-        count, total = (steps, int(steps / denoise)) if denoise > 0 else (0, steps)
-    sigmas = scheduler(schedule, total)
-    return sigmas[-count - 1 :] if count > 0 else sigmas[:0]
+        count, total = steps, int(steps / denoise)
+    return scheduler(schedule, total)[-count - 1 :]
 
 
 def _append_zero(sigmas: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ def described(name, node_class):
 class FakeServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.object_info = {name: described(name, node_class) for name, node_class in LIBRARY.classes.items()}
         self.files = {}  # (type, subfolder, filename) -> content

@@ -250,7 +250,7 @@ def test_everything_wrong_is_said_at_once():
         "node 1 \"A Number\": kind is 'huge'; choose one of small, big",
         "node 2 \"Second\": scale is 'wide'; enter a number",
         'node 3 "Add": a (NUMBER) is missing; connect it',
-        'node 7 "Unknown": node type Unknown needs ComfyUI; run the workflow with --server',
+        'node 7 "Unknown": node type Unknown needs ComfyUI; run the workflow with --comfyui or --server',
         'node 9 "Picky": b begins with no a; use another',
         "the workflow has no output node; add one, such as Save Image",
     ]

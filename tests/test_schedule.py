@@ -173,4 +173,15 @@ def test_truncate_ldm_keeps_the_stride() -> None:
     assert torch.equal(cut, whole[-13:])
     assert SCHEDULE.timestep(cut[0]).item() == pytest.approx(551)
     assert torch.equal(truncate(scheduler, SCHEDULE, 20, 1.0), whole)
-    assert truncate(scheduler, SCHEDULE, 20, 0.04).numel() == 0
+    assert torch.equal(truncate(scheduler, SCHEDULE, 20, 0.04), whole[-2:])  # not the none of int(0.04 * 20)
+    assert truncate(scheduler, SCHEDULE, 20, 0.0).numel() == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 30, 50])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_any_denoise_above_0_takes_a_step(name: str, steps: int) -> None:
+    for denoise in np.arange(0.01, 1, 0.01):
+        sigmas = truncate(SCHEDULERS[name], SCHEDULE, steps, float(denoise))
+        assert sigmas[0] > sigmas[-1]
+        if name == "ldm" and int(denoise * steps) >= 1:
+            assert len(sigmas) == int(denoise * steps) + 1

@@ -337,7 +337,8 @@ def test_another_server_is_status_2(server, capsys):
     ("arguments", "said"),
     [
         (["--server", "ftp://host"], "--server: ftp://host is not a server address; write http://HOST:PORT"),
-        (["--server", "host", "--models-dir", "."], "--models-dir: not allowed with argument --server"),
+        (["--server", "host", "--comfyui"], "--comfyui: not allowed with argument --server"),
+        (["--comfyui", "w.json"], "--comfyui: w.json is not a folder; check the path"),
     ],
 )
 def test_bad_arguments_are_status_2(arguments, said, capsys):
@@ -345,6 +346,11 @@ def test_bad_arguments_are_status_2(arguments, said, capsys):
         main(["run", "w.json", *arguments])
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_server_has_its_own_models(run, capsys):
+    assert run("--models-dir", ".") == 2
+    assert "--models-dir is not for --server, which has its own models folder" in lines(capsys)[0]
 
 
 @pytest.mark.parametrize("module", ["comfy_cli.workflow_to_api", "websocket"])

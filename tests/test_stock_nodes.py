@@ -467,9 +467,7 @@ def test_a_text_encoder_under_any_names(tmp_path, write, tower):
 
 def test_what_is_no_text_encoder_says_what_it_is(tmp_path):
     save_file({"encoder.down.0.block.0.conv1.weight": torch.ones(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(
-        ValueError, match=r"x.safetensors is only an autoencoder .*; choose the file of a text"
-    ):
+    with pytest.raises(ValueError, match=r"x.safetensors is only an autoencoder .*; choose the file of a text"):
         load_text_encoder(tmp_path / "x.safetensors")
 
 

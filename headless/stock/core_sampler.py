@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ...pipeline import sample as pipeline
 from ...pipeline.components import Model, compute_device
 from ...pipeline.images import fit_batch
+from ...pipeline.notices import notice
 from ...pipeline.types import Conditioning, Latent, Sampling
 from ...samplers import SAMPLERS, BrownianPath, Sampler, initial_sample, sample_lcm, starting_noise
 from .core_schedules import SCHEDULERS
@@ -137,6 +138,11 @@ def sample(
             sigmas[-1] = 0
     sigmas = sigmas[steps.start or 0 :]
     if len(sigmas) < 2:
+        notice(
+            "denoise is 0, so the latent is unchanged; raise it to sample"
+            if sampling.denoise <= 0
+            else "the run has no steps, so the latent is unchanged; set start_at_step below end_at_step and steps"
+        )
         return latent_image
     core = CORE_SAMPLERS[sampling.sampler_name]
     if core.uni_pc and sigmas[-1] == 0:

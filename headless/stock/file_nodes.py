@@ -16,17 +16,24 @@ from .. import image_files
 from ..inputs import Json
 
 PREVIEWS = "preview/ComfyUI_temp"
+SUFFIXES = (" [input]", " [output]", " [temp]")  # ComfyUI's names for folders, after a file's name
 
 Inputs = dict[str, Any]
 Shown = dict[str, Any]
 
 
 def input_file(name: str) -> Path:
-    """Return the path of a file in the input folder; ComfyUI's form "name.png [input]" is accepted."""
-    folder = folders.input_dir()
-    path = folders.inside(folder, name.removesuffix(" [input]"))
+    """Return the path of a file in the input folder; "x.png [output]" and "x.png [temp]" mean outputs and previews."""
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), SUFFIXES[0])
+    kind, folder, option = {
+        " [input]": ("input", folders.input_dir(), "--input-dir"),
+        " [output]": ("output", folders.output_dir(), "--output-dir"),
+        " [temp]": ("preview", (folders.output_dir() / PREVIEWS).parent, "--output-dir"),
+    }[suffix]
+    bare = name.removesuffix(suffix)
+    path = folders.inside(folder, bare)
     if not path.is_file():
-        raise ValueError(f"image {name!r} is not in the input folder {folder}; copy it there or use --input-dir")
+        raise ValueError(f"image {bare!r} is not in the {kind} folder {folder}; copy it there or use {option}")
     return path
 
 
@@ -35,8 +42,8 @@ class _ImageFile:
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool:
-        pil.open_image(input_file(image)).close()
-        return True
+        with pil.open_image(input_file(image)):
+            return True
 
     @classmethod
     def IS_CHANGED(cls, image: str, **_: Json) -> list[int]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...pipeline.images import fit_batch, resize, scale
+from ...pipeline.notices import notice
 from .schema import CROPS, IMAGE_METHODS, Inputs, number, pixels
 
 
@@ -145,6 +146,8 @@ def paste(
         mask = torch.ones(1, *source.shape[1:3])
     mask = mask.to(destination).reshape(-1, *mask.shape[-2:], 1)
     mask = fit_batch(resize(mask, "bilinear", source.shape[2], source.shape[1]), count)
+    if x >= width or y >= height:
+        notice("x and y are outside the destination, so nothing is pasted; set them to a place inside it")
     rows, columns = slice(y, y + source.shape[1]), slice(x, x + source.shape[2])
     under = destination[:, rows, columns]
     source, mask = source[:, : under.shape[1], : under.shape[2]], mask[:, : under.shape[1], : under.shape[2]]
@@ -169,6 +172,13 @@ class ImagePadForOutpaint:
         height, width = image.shape[1:3]
         padded = F.pad(image.float(), (0, 0, left, right, top, bottom), value=0.5)
         inside = torch.zeros(height, width)
+        if not (left or top or right or bottom):
+            notice("left, top, right and bottom are 0, so nothing is padded and the mask is empty; set one of them")
+        elif feathering * 2 >= min(height, width):
+            notice(
+                f"feathering {feathering} is too large for an image of {width} x {height}, so its edge stays sharp; "
+                f"use at most {(min(height, width) - 1) // 2}"
+            )
         if 0 < feathering * 2 < min(height, width):
             rows, columns = torch.arange(height)[:, None].float(), torch.arange(width)[None].float()
             far = torch.full((height, width), float(max(height, width)))

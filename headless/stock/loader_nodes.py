@@ -112,9 +112,7 @@ class UNETLoader:
     @classmethod
     def VALIDATE_INPUTS(cls, unet_name: str | None, weight_dtype: str | None) -> bool | str:
         if weight_dtype not in (None, "default"):
-            return (
-                f"weight_dtype is {weight_dtype!r}, which needs ComfyUI; choose default, or run with --comfyui"
-            )
+            return f"weight_dtype is {weight_dtype!r}, which needs ComfyUI; choose default, or run with --comfyui"
         return _is_there("diffusion_models", unet_name)
 
     @classmethod
