@@ -6,26 +6,25 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .graph import Library, Prompt, Workflow, WorkflowError, is_link, label, order, outputs
+from .canvas import Prompt
+from .graph import Library, Workflow, WorkflowError, is_link, label, needed, order, outputs
 from .inputs import Input, inputs_of
-
-UNSUPPORTED = {
-    "PrimitiveNode": "type its value into the widget it feeds",
-    "subgraph": "unpack it in ComfyUI (right-click, Unpack Subgraph) and save again",
-    "group": "ungroup it in ComfyUI (right-click, Convert to Nodes) and save again",
-}
 
 
 def check(workflow: Workflow, library: Library) -> None:
-    """Raise a WorkflowError that lists every problem, or convert the values in `workflow.prompt` to their types."""
+    """Raise a WorkflowError that lists every problem, or convert the values in `workflow.prompt` to their types.
+
+    Nodes that no output needs are not looked at, as they will not run.
+    """
     prompt = workflow.prompt
     problems = list(workflow.problems)
-    for node_id in prompt:
+    running = needed(prompt, library)
+    for node_id in (key for key in prompt if key in running):
         problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(prompt, node_id, library)]
     if not outputs(prompt, library):
         problems.append("the workflow has no output node; add one, such as Save Image")
     try:
-        order(prompt, prompt)
+        order(prompt, running)
     except ValueError as error:
         problems.append(str(error))
     if problems:
@@ -58,13 +57,6 @@ def _node_problems(prompt: Prompt, node_id: str, library: Library) -> Iterator[s
 
 
 def _unknown(class_type: str) -> str:
-    kind = class_type
-    if len(class_type) == 36 and class_type.count("-") == 4:  # the canvas names subgraphs by a UUID
-        kind = "subgraph"
-    elif class_type.startswith(("workflow>", "workflow/")):
-        kind = "group"
-    if kind in UNSUPPORTED:
-        return f" is a {kind}, which needs ComfyUI; {UNSUPPORTED[kind]}, or run the workflow with --server"
     return f": node type {class_type} needs ComfyUI; run the workflow with --server"
 
 
