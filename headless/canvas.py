@@ -192,8 +192,8 @@ def _literal(entry: Json) -> Json:
 def _convert(ui: Canvas, object_info: ObjectInfo) -> Prompt:
     try:
         from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
-    except ModuleNotFoundError as error:
-        raise ValueError(f"reading a canvas needs {error.name}; run pip install comfy-cli") from None
+    except ModuleNotFoundError:
+        raise ValueError("reading a canvas needs comfy-cli; run pip install comfy-cli") from None
     with _caught() as failures:
         try:
             prompt: Prompt = convert_ui_to_api(ui, dict(object_info))

@@ -25,7 +25,7 @@ from .overrides import assign
 PREFIX = "filename_prefix"
 NAME = re.compile(r"%([^%]+)%")
 DATE = re.compile(r"d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|y{2,4}")
-FORBIDDEN = re.compile(r'[/?<>\\\\:*|"\\x00-\\x1f\\x7f]')  # in file names, on one system or another
+FORBIDDEN = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')  # in file names, on one system or another
 
 
 def fill_in(workflow: Workflow, library: Library) -> None:

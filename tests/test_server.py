@@ -4,7 +4,6 @@ import json
 import sys
 
 import pytest
-from comfy_cli.workflow_to_api import convert_ui_to_api
 from fake_server import FakeServer
 from helpers import scaling, write
 from PIL import Image
@@ -123,17 +122,18 @@ def test_what_the_canvas_has_beside_nodes_is_resolved(run, server):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_our_workflows_are_converted_as_comfy_cli_does(path, server):
-    workflow = graph.read(path, LIBRARY)
-    assert convert_ui_to_api(workflow.ui, server.object_info) == workflow.prompt
-    assert Server(server.url).read(path).prompt == workflow.prompt
+def test_our_workflows_are_converted_here_as_with_the_servers_description(path, server):
+    assert Server(server.url).read(path).prompt == graph.read(path, LIBRARY).prompt
 
 
 def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, folder, capsys):
     (folder / "in.png").unlink()
     data = scaling()
-    data["nodes"].append({"id": 4, "type": "Unknown"})
+    picture = [{"name": "images", "type": "IMAGE", "link": 3}]
+    data["nodes"].append({"id": 4, "type": "Unknown", "inputs": picture})
     data["nodes"].append({"id": 5, "type": "LoadImage", "widgets_values": ["../up.png", "image"]})
+    data["nodes"].append({"id": 6, "type": "PreviewImage", "inputs": picture})
+    data["links"].append([3, 5, 0, 4, 0, "IMAGE"])
     write(data)
     assert run("--set", "Scale.depth=1") == 2
     said = lines(capsys)
@@ -347,10 +347,11 @@ def test_bad_arguments_are_status_2(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["comfy_cli.workflow_to_api", "websocket"])
-def test_without_comfy_cli_it_says_what_to_install(module, monkeypatch, capsys):
+def test_without_comfy_cli_it_says_what_to_install(server, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "comfy_cli.workflow_to_api", None)
+    assert main(["run", "w.json", "--server", server.url]) == 2
+    assert lines(capsys) == ["sd2: reading a canvas needs comfy-cli; run pip install comfy-cli"]
     monkeypatch.delitem(sys.modules, "sd2_family.headless.server")
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "websocket", None)
     assert main(["run", "w.json", "--server", "host"]) == 2
-    (line,) = lines(capsys)
-    assert line.endswith("comes with comfy-cli; run pip install comfy-cli")
+    assert lines(capsys) == ["sd2: --server needs websocket, which comes with comfy-cli; run pip install comfy-cli"]
