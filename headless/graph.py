@@ -71,13 +71,19 @@ def read(path: Path, library: Library) -> Workflow:
         raise WorkflowError([f"{path} does not exist; check the path"])
     embedded = image_text(path)
     try:
-        return from_json(json.loads(path.read_bytes()), library) if embedded is None else _embedded(embedded, library)
+        return from_json(_loaded(path), library) if embedded is None else _embedded(embedded, library)
     except RecursionError:
         raise WorkflowError([f"{path} has lists in lists too deep to read; save the workflow again"]) from None
     except NotAWorkflow as error:
         raise WorkflowError([f"{path} {error}"]) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WorkflowError([f"{path} is not valid JSON ({error}); save the workflow again"]) from None
+
+
+def _loaded(path: Path) -> Json:
+    """Parse a JSON file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of too many digits
+        raise NotAWorkflow(f"is not valid JSON ({error}); save the workflow again") from None
 
 
 def _embedded(text: Mapping[str, str], library: Library) -> Workflow:

@@ -48,14 +48,14 @@ class Group:
             raise NotAWorkflow(f"is damaged: group {name} has no list of nodes; open it in ComfyUI and save it again")
         self.nodes: list[Node] = [{**node, "id": at} for at, node in enumerate(nodes)]
         check_shape({"nodes": self.nodes})
-        links = [link for link in data.get("links") or [] if isinstance(link, list) and len(link) >= 4]
+        links = [link for link in _lists(data.get("links")) if len(link) >= 4]
         self.links = [link for link in links if all(isinstance(end, int) for end in link[:4])]  # else from outside
         self.typed = [link for link in links if len(link) > 5]
         self.fed = {(link[2], link[3]) for link in self.links}
         self.used = {(link[0], link[1]) for link in self.links}
-        external = [end for end in data.get("external") or [] if isinstance(end, list) and len(end) >= 2]
+        external = [end for end in _lists(data.get("external")) if len(end) >= 2]
         self.shared = {(end[0], end[1]) for end in external if isinstance(end[0], int)}  # not whole nodes
-        self.config = data.get("config") if isinstance(data.get("config"), dict) else {}
+        self.config = data.get("config")
         self.declared = [self._declared(at, node, object_info) for at, node in enumerate(self.nodes)]
 
     def _declared(self, at: int, node: Node, object_info: ObjectInfo) -> dict[str, Any]:
@@ -108,15 +108,14 @@ class Group:
 
     def _name(self, at: int, name: str, seen: dict[str, int]) -> str:
         node = self.nodes[at]
-        configured = self.config.get(str(at)) or {}
         labels = [slot.get("label") for slot in node.get("inputs") or [] if slot["name"] == name]
-        key = shown = ((configured.get("input") or {}).get(name) or {}).get("name") or next(filter(None, labels), name)
+        key = shown = str(_at(self.config, str(at), "input", name, "name") or next(filter(None, labels), name))
         if shown in seen or (node["type"] == "PrimitiveNode" and node.get("title")):
             title = node.get("title") or node["type"]
             key = f"{title} {name}"
             shown = f"{title} {seen[key]} {name}" if key in seen else key
         seen[key] = seen.get(key, 1) + 1
-        return str(shown)
+        return shown
 
     def _converted(self, at: int, name: str) -> bool:
         slots = self.nodes[at].get("inputs") or []
@@ -178,8 +177,19 @@ class Group:
     def _outputs(self, inner: Sequence[Node]) -> Iterator[tuple[str, int]]:
         """Yield the node inside and its slot for each output of a group node."""
         for at, node in enumerate(inner):
-            shown = (self.config.get(str(at)) or {}).get("output") or {}
             for slot in range(len(node.get("outputs") or [])):
                 used_inside_only = (at, slot) in self.used and (at, slot) not in self.shared
-                if (shown.get(str(slot)) or {}).get("visible", not used_inside_only):
+                visible = _at(self.config, str(at), "output", str(slot), "visible")
+                if (not used_inside_only) if visible is None else visible:
                     yield node["id"], slot
+
+
+def _at(data: Json, *keys: str) -> Json:
+    """Return an entry of dicts in dicts; None if it is not there."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _lists(entries: Json) -> list[list[Any]]:
+    return [entry for entry in entries if isinstance(entry, list)] if isinstance(entries, list) else []

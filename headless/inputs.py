@@ -52,7 +52,7 @@ class Input:
             "INT": _whole,
             "FLOAT": float,
             "BOOLEAN": _truth,
-            "STRING": str,
+            "STRING": _text,
             "COMBO": self._choice,
         }
         try:
@@ -62,7 +62,8 @@ class Input:
             raise ValueError(f"{self.name} is {value!r}; enter {kind}") from None
 
     def _choice(self, value: Json) -> Json:
-        return next((choice for choice in self.choices if str(choice) == str(value)), value)
+        text = _text(value)
+        return next((choice for choice in self.choices if str(choice) == text), text)
 
     def check(self, value: Json) -> None:
         """Raise ValueError if a converted value is outside the limits or not one of the choices."""
@@ -85,6 +86,12 @@ def _whole(value: Json) -> int:
     if not isinstance(value, str) and whole != value:
         raise ValueError(value)
     return whole
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, (list, dict)):
+        raise TypeError(value)
+    return str(value)
 
 
 def _truth(value: Json) -> bool:
