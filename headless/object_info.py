@@ -31,6 +31,7 @@ def describe(name: str, node_class: type, display_name: str) -> dict[str, Any]:
         "python_module": node_class.__module__,
         "category": getattr(node_class, "CATEGORY", "sd"),
         "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
+        "has_intermediate_output": getattr(node_class, "HAS_INTERMEDIATE_OUTPUT", False),
     }
     if hasattr(node_class, "OUTPUT_TOOLTIPS"):
         entry["output_tooltips"] = node_class.OUTPUT_TOOLTIPS
