@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ MUTED, ALWAYS = 2, 0
 SEARCHED = "Node name for S&R"  # since May 2023 the canvas gives this property to nodes that a server described
 DEPTH, NODES = 10, 10_000  # subgraphs in each other, as many as the converter expands; nodes once they are expanded
 PRIMITIVE = "PrimitiveNode"
+SUBGRAPH = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")  # the type of a node that is a subgraph
 # Types that the converter is not to know, by a space that is taken off again: it takes LoadImageOutput for a node of
 # the canvas only, and prefers a widget's own value, which may be old, to that of the primitive that feeds it.
 HIDDEN = frozenset({"LoadImageOutput", PRIMITIVE})
@@ -50,8 +52,9 @@ def to_prompt(saved: Canvas, object_info: ObjectInfo) -> Converted:
     ui = checked(saved)
     literal = {kind: _without_dynamic_prompts(info) for kind, info in object_info.items()}
     described = any(SEARCHED in node["properties"] for graph in _graphs(ui) for node in graph["nodes"])
+    known = object_info.keys() | {subgraph["id"] for subgraph in _graphs(ui)[1:]}
     for graph in _graphs(ui):
-        _hand_on(graph, object_info, described)
+        _hand_on(graph, known, described)
     group_nodes.expand(ui, literal)
     nodes = [node for graph in _graphs(ui) for node in graph["nodes"]]
     for node in nodes:
@@ -106,6 +109,9 @@ def _check_subgraphs(ui: Canvas) -> None:
 
     def measure(graph: Canvas) -> tuple[int, int]:
         nodes, depth = len(graph["nodes"]), 0
+        for node in graph["nodes"]:
+            if SUBGRAPH.fullmatch(node["type"]) and node["type"] not in definitions and node.get("mode") != MUTED:
+                raise NotAWorkflow(f"is damaged: it lacks the subgraph that node {node['id']} is; save it again")
         for kind in (node["type"] for node in graph["nodes"] if node["type"] in definitions):
             if kind not in measured:
                 measured[kind] = None
@@ -124,7 +130,7 @@ def _check_subgraphs(ui: Canvas) -> None:
         raise NotAWorkflow(f"has {nodes} nodes once its subgraphs are expanded, more than {NODES}; use fewer of them")
 
 
-def _hand_on(graph: Canvas, object_info: ObjectInfo, described: bool) -> None:
+def _hand_on(graph: Canvas, known: Set[str], described: bool) -> None:
     """Make reroutes of other packs' reroutes, and let a widget keep its own value where its primitive has none.
 
     A pack's reroute is a node that only the canvas has, with one input and one output of its type.
@@ -136,7 +142,7 @@ def _hand_on(graph: Canvas, object_info: ObjectInfo, described: bool) -> None:
     for node in graph["nodes"]:
         slots = [slot.get("type") for slot in (*node["inputs"], *node["outputs"])]
         alone = len(node["inputs"]) == len(node["outputs"]) == 1 and (slots[0] == slots[1] or "*" in slots)
-        if alone and described and node["type"] not in object_info and _drawn_only(node):
+        if alone and described and node["type"] not in known and _drawn_only(node):
             node["type"] = "Reroute"
         for slot in node["inputs"]:
             if str(origins.get(slot.get("link"))) in empty:
@@ -247,7 +253,8 @@ def _lost(whole: Prompt, prompt: Prompt) -> dict[str, dict[str, str]]:
 
 def _drawn_only(node: Node) -> bool:
     """Whether the canvas made this node without a description by a server."""
-    return SEARCHED not in node["properties"] and node["type"] not in ON_CANVAS
+    kind = node["type"]
+    return SEARCHED not in node["properties"] and kind not in ON_CANVAS and not kind.startswith(group_nodes.PREFIXES)
 
 
 def all_nodes(ui: Canvas) -> Iterator[tuple[str, Node]]:

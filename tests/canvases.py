@@ -23,7 +23,7 @@ class Canvas:
             slot = {"name": name, "type": TYPES.get(name, "*"), "link": source and self.link(source, (node_id, at))}
             slots.append(slot | ({"widget": {"name": name}} if name in WIDGETS else {}))
         kinds = OUTPUTS.get(kind, []) if outputs is None else outputs
-        drawn = kind in ("PrimitiveNode", "Reroute", "Note") if described is None else not described
+        drawn = kind in ("PrimitiveNode", "Reroute", "Note") or "-" in kind if described is None else not described
         node = {"id": node_id, "type": kind, "mode": 0, "inputs": slots, "widgets_values": values}
         node["outputs"] = [{"name": kind, "type": kind, "links": []} for kind in kinds]
         self.nodes.append(node | {"properties": {} if drawn else {SEARCHED: kind}} | more)

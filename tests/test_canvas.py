@@ -212,6 +212,24 @@ def test_a_value_inside_a_subgraph_can_be_set_and_is_embedded(size, folder):
     assert size(embedded) == [24]
 
 
+def test_a_subgraph_that_is_not_in_the_file_is_said(capsys):
+    drawn = Canvas()
+    framed(drawn, subgraph(drawn, 16), [24])
+    drawn.definitions.clear()
+    assert "w.json is damaged: it lacks the subgraph that node 2 is; save it again" in refused(capsys, drawn)
+
+
+def test_a_subgraph_with_one_input_and_one_output_is_no_reroute(size):
+    drawn = Canvas()
+    inner = Canvas()
+    scale = inner.add("ImageScale", ["nearest-exact", 24, 8, "disabled"], inputs={"image": None})
+    load = drawn.add("LoadImage", ["in.png", "image"])
+    kind = drawn.define(inner, {"image": (scale, "image")}, {"IMAGE": (scale, 0)})
+    node = drawn.add(kind, [], inputs={"image": (load, 0)}, outputs=["IMAGE"])
+    drawn.add("SaveImage", ["big"], inputs={"images": (node, 0)})
+    assert size(drawn) == [24]
+
+
 def test_endless_subgraphs_are_refused(capsys):
     drawn = Canvas()
     kind = nested(drawn)
