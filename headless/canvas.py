@@ -17,7 +17,7 @@ from typing import Any
 
 from . import group_nodes
 from .damage import LINK, Canvas, NotAWorkflow, check_shape
-from .inputs import Json, parse, widget_slots
+from .inputs import Input, Json, parse, widget_slots
 
 Prompt = dict[str, dict[str, Any]]
 Node = dict[str, Any]
@@ -156,7 +156,7 @@ def _listed(values: Json) -> list[Json]:
 def _adapt(node: Node, object_info: ObjectInfo) -> None:
     """Bring a node into the form that the converter reads."""
     if node["type"] in object_info:
-        _name_seed_controls(node, object_info[node["type"]])
+        _trim_values(node, parse(object_info[node["type"]]["input"]))
     if SEARCHED in node["properties"] or node["type"] in HIDDEN:  # the converter reads the class off it, users edit it
         node["properties"][SEARCHED] = node["type"]
     if node["type"] == PRIMITIVE:
@@ -165,15 +165,22 @@ def _adapt(node: Node, object_info: ObjectInfo) -> None:
         node["type"] += " "
 
 
-def _name_seed_controls(node: Node, info: Mapping[str, Any]) -> None:
-    """Write the words of today for a seed's control that is true or false, as canvases had before April 2023."""
+def _trim_values(node: Node, declared: Mapping[str, Input]) -> None:
+    """Write values that are no widget's in the form of today.
+
+    A seed's control was true or false before April 2023. After the last widget, some canvases have a button as an
+    object, for which the converter would drop all values.
+    """
     values = node.get("widgets_values")
-    if isinstance(values, list):
-        declared = parse(info["input"])
-        slots = widget_slots(declared, values)
-        for control in (at + 1 for name, at in slots.items() if declared[name].seed_control):
-            if control not in slots.values() and control < len(values) and isinstance(values[control], bool):
-                values[control] = "randomize" if values[control] else "fixed"
+    if not isinstance(values, list):
+        return
+    slots = widget_slots(declared, values)
+    for control in (at + 1 for name, at in slots.items() if declared[name].seed_control):
+        if control not in slots.values() and control < len(values) and isinstance(values[control], bool):
+            values[control] = "randomize" if values[control] else "fixed"
+    end = max(slots.values(), default=-1) + 1
+    if any(isinstance(value, dict) for value in values[end:]):
+        node["widgets_values"] = [value for at, value in enumerate(values) if at < end or isinstance(value, str)]
 
 
 def _without_dynamic_prompts(info: Mapping[str, Any]) -> Mapping[str, Any]:

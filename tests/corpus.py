@@ -21,30 +21,27 @@ from tiny import tiny_state, write_checkpoint
 
 SUFFIXES = {".json", ".png", ".webp", ".jpg", ".jpeg"}
 # Nodes of ComfyUI's own that graphs of SD 1.x and 2.x use every day: the runner is to have them
-EVERYDAY = frozenset(
-    """
-    CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CheckpointLoaderSimple ConditioningAverage ConditioningCombine
-    ConditioningSetTimestepRange EmptyLatentImage FeatherMask GrowMask ImageCompositeMasked ImagePadForOutpaint
-    ImageScale ImageScaleBy ImageToMask InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentUpscale
-    LatentUpscaleBy LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny
-    PreviewImage RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask VAEDecode
-    VAEEncode VAEEncodeForInpaint VAELoader unCLIPCheckpointLoader unCLIPConditioning
-    """.split()
-)
+EVERYDAY = """
+CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CheckpointLoaderSimple ConditioningAverage ConditioningCombine
+ConditioningSetTimestepRange EmptyLatentImage FeatherMask GrowMask ImageCompositeMasked ImagePadForOutpaint
+ImageScale ImageScaleBy ImageToMask InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentUpscale
+LatentUpscaleBy LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny
+PreviewImage RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask VAEDecode
+VAEEncode VAEEncodeForInpaint VAELoader unCLIPCheckpointLoader unCLIPConditioning
+"""
 # the others for these models, which need a real ComfyUI
-CORE = EVERYDAY | frozenset(
-    """
-    CLIPLoader CLIPVisionLoader ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
-    ConditioningSetMask ConditioningZeroOut ControlNetApply ControlNetApplyAdvanced ControlNetLoader CropMask
-    DiffControlNetLoader DiffusersLoader EmptyImage FreeU FreeU_V2 GLIGENLoader GLIGENTextBoxApply HyperTile
-    HypernetworkLoader ImageBatch ImageBlend ImageBlur ImageCrop ImageInvert ImageQuantize ImageScaleToTotalPixels
-    ImageSharpen ImageUpscaleWithModel JoinImageWithAlpha LatentBatch LatentBlend LatentComposite
-    LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LoadLatent ModelMergeBlocks
-    ModelMergeSimple ModelSamplingDiscrete PatchModelAddDownscale PerpNeg RebatchImages RebatchLatents RescaleCFG
-    SaveLatent SelfAttentionGuidance SplitImageWithAlpha StyleModelApply StyleModelLoader TomePatchModel UNETLoader
-    UpscaleModelLoader VAEDecodeTiled VAEEncodeTiled
-    """.split()
-)
+REST = """
+CLIPLoader CLIPVisionLoader ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
+ConditioningSetMask ConditioningZeroOut ControlNetApply ControlNetApplyAdvanced ControlNetLoader CropMask
+DiffControlNetLoader DiffusersLoader EmptyImage FreeU FreeU_V2 GLIGENLoader GLIGENTextBoxApply HyperTile
+HypernetworkLoader ImageBatch ImageBlend ImageBlur ImageCrop ImageInvert ImageQuantize ImageScaleToTotalPixels
+ImageSharpen ImageUpscaleWithModel JoinImageWithAlpha LatentBatch LatentBlend LatentComposite
+LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LoadLatent ModelMergeBlocks
+ModelMergeSimple ModelSamplingDiscrete PatchModelAddDownscale PerpNeg RebatchImages RebatchLatents RescaleCFG
+SaveLatent SelfAttentionGuidance SplitImageWithAlpha StyleModelApply StyleModelLoader TomePatchModel UNETLoader
+UpscaleModelLoader VAEDecodeTiled VAEEncodeTiled
+"""
+TO_RUN, CORE = frozenset(EVERYDAY.split()), frozenset((EVERYDAY + REST).split())
 FOLDERS = {"ckpt_name": "checkpoints", "vae_name": "vae", "lora_name": "loras"}
 IMAGES = {"LoadImage", "LoadImageMask"}
 SPACE = {"width", "height", "x", "y", "left", "top", "right", "bottom", "target_width", "target_height"}
@@ -97,7 +94,7 @@ def _follow(path, report, scratch, outcomes):
         return
     kinds = {node["class_type"] for node in workflow.prompt.values()}
     groups = ["all", *(["core nodes of SD 1.x and 2.x"] if kinds <= CORE else [])]
-    groups += ["nodes that are to run here"] if kinds <= EVERYDAY else []
+    groups += ["nodes that are to run here"] if kinds <= TO_RUN else []
     groups += ["nodes that run here"] if kinds <= set(LIBRARY.classes) else []
     stages = Counter(files=1, read=1, converted=1)
     report.missing.update(kinds - set(LIBRARY.classes))

@@ -120,6 +120,13 @@ def test_an_old_canvas_can_be_set_and_keeps_its_form():
     assert graph.from_json(workflow.ui, FAKE).prompt == workflow.prompt
 
 
+@pytest.mark.parametrize("extra", [["image"], [None], [], [{"name": "upload"}], ["image", {"name": "upload"}], [{}]])
+def test_values_of_buttons_are_no_values(extra, size):
+    drawn, (load, *_) = scaling(16)
+    drawn.nodes[load - 1]["widgets_values"] = ["in.png", *extra]
+    assert size(drawn) == [16]
+
+
 def test_a_boolean_after_a_seed_is_a_value():
     declared = parse({"required": {"seed": ("INT", {}), "tiled": ("BOOLEAN", {}), "steps": ("INT", {})}})
     assert widget_slots(declared, [7, True, 20]) == {"seed": 0, "tiled": 1, "steps": 2}

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from datetime import datetime
 
+import canvases
 import pytest
 from fake_server import FakeServer
 from helpers import scaling, write
@@ -119,6 +121,27 @@ def test_what_the_canvas_has_beside_nodes_is_resolved(run, server):
     (job,) = server.jobs
     assert set(job["prompt"]) == {"1", "3"}
     assert job["prompt"]["3"]["inputs"] == {"images": ["1", 0], "filename_prefix": "big"}
+
+
+def test_text_is_replaced_before_it_is_queued(server, folder):
+    drawn, (load, *_) = canvases.scaling(16, prefix="%date:yyyy%-%ImageScale.width%")
+    text = drawn.add("CLIPTextEncode", ["a {red|red} house // or not"], inputs={"clip": (load, 0)})
+    write(drawn.json())
+    assert main(["run", "w.json", "--server", server.url, "--set", "2.width=24"]) == 0
+    (job,) = server.jobs
+    assert job["prompt"]["3"]["inputs"]["filename_prefix"] == f"{datetime.now().year}-24"
+    assert job["prompt"][str(text)]["inputs"]["text"] == "a red house "
+    embedded = job["extra_data"]["extra_pnginfo"]["workflow"]["nodes"]
+    assert [embedded[at]["widgets_values"] for at in (2, 3)] == [["%date:yyyy%-%ImageScale.width%"], ["a red house "]]
+
+
+def test_nodes_that_only_the_canvas_has_are_not_queued(server):
+    drawn, (load, *_) = canvases.scaling(16)
+    drawn.add("Label (rgthree)", described=False)
+    drawn.add("LoadImage", ["missing.png", "image"])  # nothing needs it: the server does not look for it either
+    write(drawn.json())
+    assert main(["run", "w.json", "--server", server.url]) == 0
+    assert set(server.jobs[0]["prompt"]) == {"1", "2", "3", "5"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
