@@ -243,8 +243,9 @@ class Server:
 
 
 def _node_class(name: str, described: Mapping[str, Any]) -> type:
-    """Build a class with the INPUT_TYPES from /object_info."""
-    return type(name, (), {"INPUT_TYPES": classmethod(lambda cls: described["input"])})
+    """Build a class with the INPUT_TYPES and OUTPUT_NODE from /object_info."""
+    inputs = classmethod(lambda cls: described["input"])
+    return type(name, (), {"INPUT_TYPES": inputs, "OUTPUT_NODE": described.get("output_node", False)})
 
 
 def _raise_failure(job: Mapping[str, Any], prompt: Prompt) -> None:

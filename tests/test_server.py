@@ -136,7 +136,7 @@ def test_text_is_replaced_before_it_is_queued(server, folder):
 
 
 def test_nodes_that_only_the_canvas_has_are_not_queued(server):
-    drawn, (load, *_) = canvases.scaling(16)
+    drawn, _ = canvases.scaling(16)
     drawn.add("Label (rgthree)", described=False)
     drawn.add("LoadImage", ["missing.png", "image"])  # nothing needs it: the server does not look for it either
     write(drawn.json())
