@@ -205,11 +205,10 @@ def _provide(workflow, scratch):
 
 def _kind(node_class, name, kinds):
     """A tiny model with the inputs that the graph gives it."""
-    if "unCLIP" in node_class or "unCLIPConditioning" in kinds:
-        return "unclip-h"
-    if "SD_4XUpscale_Conditioning" in kinds:
-        return "x4"
-    return "v1-inpaint" if "InpaintModelConditioning" in kinds or "inpaint" in name.lower() else "v1"
+    named = " ".join([node_class, name, *kinds]).lower()
+    words = {"unclip": "unclip-h", "upscaleconditioning": "x4", "upscale_conditioning": "x4", "sd2depth": "v2-depth"}
+    found = [kind for word, kind in words.items() if word in named]
+    return next(iter(found), "v1-inpaint" if "inpaintmodel" in named or "inpaint" in name.lower() else "v1")
 
 
 def _place(file, target):
