@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Container, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,11 @@ MUTED, ALWAYS = 2, 0
 SEARCHED = "Node name for S&R"  # since May 2023 the canvas gives this property to nodes that a server described
 DEPTH, NODES = 10, 10_000  # subgraphs in each other, as many as the converter expands; nodes once they are expanded
 PRIMITIVE = "PrimitiveNode"
+RENAMED = {  # by ComfyUI, which reads the old names too
+    "ConditioningAverage ": "ConditioningAverage",
+    "T2IAdapterLoader": "ControlNetLoader",
+    "SDV_img2vid_Conditioning": "SVD_img2vid_Conditioning",
+}
 SUBGRAPH = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")  # the type of a node that is a subgraph
 # Types that the converter is not to know, by a space that is taken off again: it takes LoadImageOutput for a node of
 # the canvas only, and prefers a widget's own value, which may be old, to that of the primitive that feeds it.
@@ -52,6 +57,8 @@ def to_prompt(saved: Canvas, object_info: ObjectInfo) -> Converted:
     ui = checked(saved)
     literal = {kind: _without_dynamic_prompts(info) for kind, info in object_info.items()}
     described = any(SEARCHED in node["properties"] for graph in _graphs(ui) for node in graph["nodes"])
+    for node in (node for graph in _graphs(ui) for node in graph["nodes"]):
+        node["type"] = named_today(node["type"], object_info)
     known = object_info.keys() | {subgraph["id"] for subgraph in _graphs(ui)[1:]}
     for graph in _graphs(ui):
         _hand_on(graph, known, described)
@@ -69,6 +76,11 @@ def to_prompt(saved: Canvas, object_info: ObjectInfo) -> Converted:
             node["mode"] = ALWAYS if node.get("mode") == MUTED else node.get("mode")
         converted.muted = _lost(_convert(ui, literal), converted.prompt)
     return converted
+
+
+def named_today(kind: str, known: Container[str]) -> str:
+    """Return the name that a node type has today, unless `known` has it under the old one."""
+    return kind if kind in known else RENAMED.get(kind, kind)
 
 
 def checked(saved: Canvas) -> Canvas:
@@ -216,7 +228,8 @@ def _convert(ui: Canvas, object_info: ObjectInfo) -> Prompt:
         raise NotAWorkflow(f"is damaged at node {failures[0]}; open it in ComfyUI and save it again")
     nodes = dict(all_nodes(ui))
     for node in prompt.values():
-        node["class_type"] = node["class_type"].removesuffix(" ")
+        if node["class_type"].rstrip() in HIDDEN:
+            node["class_type"] = node["class_type"].rstrip()
         for name, value in node["inputs"].items():
             source = prompt.get(value[0]) if isinstance(value, list) else None
             if source and source["class_type"].strip() == PRIMITIVE:

@@ -124,7 +124,10 @@ def from_json(data: Json, library: Library) -> Workflow:
         data = data["prompt"]
     if not _is_prompt(data):
         raise NotAWorkflow("is not a ComfyUI workflow; save one from ComfyUI, in UI or API format")
-    return Workflow({key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()})
+    prompt = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()}
+    for node in prompt.values():
+        node["class_type"] = canvas.named_today(node["class_type"], library.classes)
+    return Workflow(prompt)
 
 
 def _is_prompt(data: Json) -> bool:

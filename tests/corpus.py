@@ -158,7 +158,9 @@ def _smaller(workflow):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if name in SPACE:
-                values[name] = max(8 * round(value / SMALLER / 8), 8 if value and name[-1] in "ht" else 0)
+                values[name] = max(
+                    8 * round(value / SMALLER / 8), 16 if value and name.endswith(("width", "height")) else 0
+                )
             elif name in ("steps", "start_at_step", "end_at_step"):
                 values[name] = round(min(value, most) * 2 * STEPS / max(most, 1))
             elif name in ("batch_size", "amount"):
@@ -192,6 +194,7 @@ def _provide(workflow, scratch):
         for name, value in node["inputs"].items():
             if not isinstance(value, str):
                 continue
+            value = value.replace("\\", "/")  # canvases of Windows
             if name in FOLDERS:
                 kind = _kind(node["class_type"], value, kinds) if name == "ckpt_name" else name
                 _place(_tiny(kind, scratch.parent), scratch / "models" / FOLDERS[name] / value)

@@ -11,7 +11,7 @@ from fake_nodes import CALLS
 from fake_nodes import LIBRARY as FAKE
 from helpers import write
 from PIL import Image
-from sd2_family.headless import canvas_text, graph, overrides
+from sd2_family.headless import canvas, canvas_text, graph, overrides
 from sd2_family.headless.cli import main
 from sd2_family.headless.execute import Executor
 from sd2_family.headless.image_files import png_text
@@ -428,6 +428,22 @@ def test_a_class_is_read_off_the_type_not_off_a_property(size):
     drawn, (load, *_) = scaling(16)
     drawn.nodes[load - 1]["properties"] = {"Node name for S&R": "SaveImage"}
     assert size(drawn) == [16]
+
+
+@pytest.mark.parametrize("form", ["canvas", "prompt"])
+@pytest.mark.parametrize(("old", "new"), canvas.RENAMED.items())
+def test_names_of_types_that_comfyui_has_changed(old, new, form):
+    node_class = type("Average", (), {"INPUT_TYPES": classmethod(lambda cls: {"required": {"by": ("FLOAT", {})}})})
+    node_class.RETURN_TYPES = ()
+    library = graph.Library({new: node_class}, {})
+    drawn = Canvas()
+    drawn.add(old, [0.5])
+    data = drawn.json() if form == "canvas" else {"1": {"class_type": old, "inputs": {"by": 0.5}}}
+    (node,) = graph.from_json(data, library).prompt.values()
+    assert (node["class_type"], node["inputs"]) == (new, {"by": 0.5})
+    known = graph.Library({old: node_class}, {})
+    (node,) = graph.from_json(data, known).prompt.values()
+    assert (node["class_type"], node["inputs"]) == (old, {"by": 0.5})
 
 
 def test_load_image_output_is_a_node_that_is_named(capsys):
