@@ -6,28 +6,28 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .graph import Library, Prompt, Workflow, WorkflowError, is_link, label, order, outputs
+from .canvas import Prompt
+from .graph import Library, Workflow, WorkflowError, is_link, label, needed, order, outputs
 from .inputs import Input, inputs_of
 from .instead import instead_of
 from .packs import pack_of
 
-UNSUPPORTED = {
-    "PrimitiveNode": "type its value into the widget it feeds",
-    "subgraph": "unpack it in ComfyUI (right-click, Unpack Subgraph) and save again",
-    "group": "ungroup it in ComfyUI (right-click, Convert to Nodes) and save again",
-}
-
 
 def check(workflow: Workflow, library: Library) -> None:
-    """Raise a WorkflowError that lists every problem, or convert the values in `workflow.prompt` to their types."""
+    """Raise a WorkflowError that lists every problem, or convert the values in `workflow.prompt` to their types.
+
+    Nodes that no output needs are not looked at, as they will not run.
+    """
     prompt = workflow.prompt
     problems = list(workflow.problems)
-    for node_id in prompt:
+    needed_ids = needed(prompt, library)
+    running = [node_id for node_id in prompt if node_id in needed_ids]
+    for node_id in running:
         problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(workflow, node_id, library)]
     if not outputs(prompt, library):
         problems.append("the workflow has no output node; add one, such as Save Image")
     try:
-        order(prompt, prompt)
+        order(prompt, running)
     except ValueError as error:
         problems.append(str(error))
     if problems:
@@ -61,13 +61,6 @@ def _node_problems(workflow: Workflow, node_id: str, library: Library) -> Iterat
 
 
 def _unknown(class_type: str, workflow: Workflow, library: Library) -> str:
-    kind = class_type
-    if len(class_type) == 36 and class_type.count("-") == 4:  # the canvas names subgraphs by a UUID
-        kind = "subgraph"
-    elif class_type.startswith(("workflow>", "workflow/")):
-        kind = "group"
-    if kind in UNSUPPORTED:
-        return f" is a {kind}, which needs ComfyUI; {UNSUPPORTED[kind]}, or run the workflow with --server"
     pack, known = pack_of(class_type, workflow.ui), instead_of(class_type, library)
     owner = f" of {pack}" if pack else ""
     use = f"use {known} in its place, or " if known else ""

@@ -6,6 +6,7 @@ Commands import torch and the nodes only when they need them, so that --help and
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,10 @@ Commands = Any  # argparse has no public name for it
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 RUN_HELP = """\
-Run a workflow saved from ComfyUI (UI or API format) or embedded in a PNG. The whole workflow is checked first, and
+Run a workflow saved from ComfyUI (UI or API format) or embedded in an image. The whole workflow is checked first, and
 all errors are listed together. Images are written as PNG with the workflow embedded, so that dragging one into ComfyUI
-opens it. Their paths are printed to stdout, one per line.
+opens it. Their paths are printed to stdout, one per line. As on the canvas, {a|b} in a prompt takes one of the two,
+chosen by the workflow's seeds, and %date:yyyy-MM-dd% and %Node.widget% in a filename_prefix are replaced.
 """
 RUN_EXAMPLES = """\
 examples:
@@ -49,6 +51,10 @@ examples:
   sd2 inspect 512-inpainting-ema.safetensors
   sd2 inspect ~/ComfyUI/models/checkpoints/768-v-ema.ckpt
   sd2 inspect ~/ComfyUI/models/diffusers/stable-diffusion-2-1
+"""
+NODES_HELP = """\
+List the node types that sd2 run knows without a server, by category. With --json, describe them as a ComfyUI server
+does at /object_info, which is what comfy-cli and other tools that write workflows read.
 """
 
 
@@ -80,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_inspect(commands)
+    _add_nodes(commands)
     return parser
 
 
@@ -92,7 +99,7 @@ def _add_run(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument(
-        "workflow", type=_file, metavar="WORKFLOW", help="workflow .json, or a .png with an embedded workflow"
+        "workflow", type=_file, metavar="WORKFLOW", help="workflow .json, or an image with an embedded workflow"
     )
     run.add_argument(
         "--set",
@@ -139,6 +146,18 @@ def _add_inspect(commands: Commands) -> None:
     )
     _add_models_dir(inspect)
     inspect.set_defaults(command=_inspect)
+
+
+def _add_nodes(commands: Commands) -> None:
+    nodes = commands.add_parser(
+        "nodes",
+        help="list the node types",
+        description=NODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    nodes.add_argument("--json", action="store_true", help="print /object_info")
+    _add_models_dir(nodes)
+    nodes.set_defaults(command=_nodes)
 
 
 def _add_models_dir(parser: argparse._ActionsContainer) -> None:
@@ -250,6 +269,22 @@ def _inspect(arguments: argparse.Namespace) -> int:
     report = checkpoint.inspect(path)
     lines = [f"{key}: {shorten(value, 160)}" for key, value in report.metadata.items()]
     sys.stdout.write("\n".join([str(report), *lines]) + "\n")
+    return DONE
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    from ..backends import folders
+    from .library import LIBRARY
+
+    with folders.using(folders.Folders(models=arguments.models_dir)):
+        described = LIBRARY.object_info
+    if arguments.json:
+        lines = [json.dumps(described, indent=2)]
+    else:
+        rows = sorted((entry["category"], name, entry["display_name"]) for name, entry in described.items())
+        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f"{category:{wide[0]}}  {name:{wide[1]}}  {display}" for category, name, display in rows]
+    sys.stdout.write("\n".join(lines) + "\n")
     return DONE
 
 

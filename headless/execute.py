@@ -12,8 +12,10 @@ from uuid import uuid4
 import torch
 
 from . import graph
+from .canvas import Prompt
+from .canvas_text import fill_in
 from .check import check
-from .graph import Library, Prompt, Workflow, is_link, label, order, outputs, title_of
+from .graph import Library, Workflow, is_link, label, order, outputs, title_of
 from .inputs import Json, hidden_of, inputs_of
 
 
@@ -38,7 +40,8 @@ class Executor:
         return graph.read(path, self.library)
 
     def check(self, workflow: Workflow) -> None:
-        """Raise a WorkflowError that lists every problem of `workflow`."""
+        """Fill in the text that a canvas replaces; raise a WorkflowError that lists every problem of `workflow`."""
+        fill_in(workflow, self.library)
         check(workflow, self.library)
 
     def run(self, workflow: Workflow) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -60,7 +63,7 @@ class Executor:
         node_class = self.library.classes[node["class_type"]]
         inputs = {
             name: [keys[str(value[0])], value[1]] if is_link(value) else [value]
-            for name, value in sorted(node["inputs"].items())
+            for name, value in ((name, node["inputs"][name]) for name in _given(node_class, node["inputs"]))
         }
         key = [node["class_type"], inputs, self._fingerprint(node_class, node["inputs"])]
         if "UNIQUE_ID" in hidden_of(node_class).values() or getattr(node_class, "NOT_IDEMPOTENT", False):

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .image_files import png_text
-from .inputs import Input, Json, inputs_of
-
-Prompt = dict[str, dict[str, Any]]
-
-NOTES = frozenset({"Note", "MarkdownNote"})
-SEED_CONTROLS = frozenset({"fixed", "randomize", "increment", "decrement"})
-MODES = {2: "muted", 4: "bypassed"}
+from . import canvas
+from .canvas import Converted, Prompt
+from .damage import NotAWorkflow
+from .image_files import image_text
+from .inputs import Json, inputs_of
+from .object_info import describe_all
 
 
 class WorkflowError(ValueError):
@@ -32,25 +30,34 @@ class WorkflowError(ValueError):
         self.problems = list(problems)
 
 
-class NotAWorkflow(ValueError):
-    """A file contains no workflow; the message continues a sentence that starts with the file's name."""
-
-
 @dataclass(frozen=True)
 class Library:
-    """The node classes that a workflow may use, and their display names."""
+    """The node classes that a workflow may use, and their display names.
+
+    described: a server's /object_info, where the classes are made from it.
+    """
 
     classes: Mapping[str, type]
     names: Mapping[str, str]
+    described: Mapping[str, Any] | None = None
+
+    @property
+    def object_info(self) -> Mapping[str, Any]:
+        """The description of every class, with the files that there are now."""
+        return describe_all(self.classes, self.names) if self.described is None else self.described
 
 
 @dataclass
 class Workflow:
-    """A workflow: `prompt` in API format, `ui` as saved by the canvas if available, and the `problems` so far."""
+    """A workflow: `prompt` in API format, `ui` as saved by the canvas if available, and the `problems` so far.
+
+    as_typed: whether the text of `prompt` still has the {a|b}, comments and %names% that the canvas replaces.
+    """
 
     prompt: Prompt
     ui: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
+    as_typed: bool = False
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
@@ -58,56 +65,123 @@ class Workflow:
         return None if self.ui is None else {"workflow": self.ui}
 
 
-Converter = Callable[[Mapping[str, Any], Library], tuple[Prompt, list[str]]]
-
-
-def read(path: Path, library: Library, converter: Converter | None = None) -> Workflow:
-    """Read a workflow from a .json file of either format or from a PNG with an embedded workflow.
-
-    converter: used in place of `convert` for the UI format.
-    """
+def read(path: Path, library: Library) -> Workflow:
+    """Read a workflow in either format, from a JSON file or from the metadata of an image."""
     if not path.is_file():
         raise WorkflowError([f"{path} does not exist; check the path"])
+    embedded = image_text(path)
     try:
-        if path.suffix.lower() == ".png":
-            return _embedded(path, library, converter)
-        return from_json(json.loads(path.read_text(encoding="utf-8")), library, converter)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WorkflowError([f"{path} is not valid JSON ({error}); save the workflow again"]) from None
+        return from_json(_loaded(path), library) if embedded is None else _embedded(embedded, library)
+    except RecursionError:
+        raise WorkflowError([f"{path} has lists in lists too deep to read; save the workflow again"]) from None
     except NotAWorkflow as error:
         raise WorkflowError([f"{path} {error}"]) from None
 
 
-def _embedded(path: Path, library: Library, converter: Converter | None) -> Workflow:
-    text = {key: json.loads(value) for key, value in png_text(path).items() if key in ("prompt", "workflow")}
-    if not text:
+def _loaded(path: Path) -> Json:
+    """Parse a JSON file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of too many digits
+        raise NotAWorkflow(f"is not valid JSON ({error}); save the workflow again") from None
+
+
+def _embedded(text: Mapping[str, str], library: Library) -> Workflow:
+    """Read what ran from an image, else the canvas; other programs have text of their own under these names."""
+    ui = _parsed(text.get("workflow"))
+    prompt = _parsed(text.get("prompt"))
+    if _is_prompt(prompt):
+        workflow = from_json(prompt, library)
+        workflow.ui = _sound(ui)
+        return workflow
+    if not isinstance(ui, dict):
         raise NotAWorkflow("contains no workflow; choose an image saved by ComfyUI or sd2 run")
-    workflow = from_json(text.get("prompt", text.get("workflow")), library, converter)
-    workflow.ui = text.get("workflow")
-    return workflow
+    return from_json(ui, library)
 
 
-def from_json(data: Json, library: Library, converter: Converter | None = None) -> Workflow:
+def _parsed(text: str | None) -> Json:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
+
+
+def _sound(ui: Json) -> dict[str, Any] | None:
+    try:
+        return ui if isinstance(ui, dict) and canvas.checked(ui) else None
+    except NotAWorkflow:
+        return None
+
+
+def from_json(data: Json, library: Library) -> Workflow:
     """Build a workflow from parsed JSON, without changing `data`."""
-    if _is_ui(data):
-        prompt, problems = (converter or convert)(data, library)
-        return Workflow(prompt, copy.deepcopy(data), problems)
-    if not isinstance(data, dict) or not data or not all(map(_is_api_node, data.values())):
+    if isinstance(data, dict) and isinstance(data.get("nodes"), list) and isinstance(data.get("links"), list):
+        converted = canvas.to_prompt(data, library.object_info)
+        workflow = Workflow(converted.prompt, copy.deepcopy(data), as_typed=True)
+        _leave_out(workflow, converted, library)
+        return workflow
+    if isinstance(data, dict) and _is_prompt(data.get("prompt")):  # as it is posted to a server
+        data = data["prompt"]
+    if not _is_prompt(data):
         raise NotAWorkflow("is not a ComfyUI workflow; save one from ComfyUI, in UI or API format")
-    return Workflow({str(key): {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()})
+    prompt = {key: {**node, "inputs": dict(node.get("inputs", {}))} for key, node in data.items()}
+    for node in prompt.values():
+        node["class_type"] = canvas.named_today(node["class_type"], library.classes)
+    return Workflow(prompt)
 
 
-def _is_ui(data: Json) -> bool:
-    if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
-        return False
-    named = all(isinstance(node, dict) and "id" in node and "type" in node for node in data["nodes"])
-    return named and isinstance(data.get("links"), list)
+def _is_prompt(data: Json) -> bool:
+    return isinstance(data, dict) and bool(data) and all(map(_is_api_node, data.values()))
 
 
 def _is_api_node(node: Json) -> bool:
     return (
-        isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs", {}), dict)
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs", {}), dict)
+        and isinstance(node.get("_meta", {}), dict)
     )
+
+
+def _leave_out(workflow: Workflow, converted: Converted, library: Library) -> None:
+    """Leave out what needs a muted node, and nodes of unknown type that nothing needs."""
+    prompt = workflow.prompt
+    gone = _unfed(converted, library)
+    if not set(outputs(prompt, library)) - gone and outputs(prompt, library):
+        raise WorkflowError(
+            [
+                f"{label(prompt, node_id)}: {name} comes from node {source}, which is muted; set its mode to Always"
+                for node_id, inputs in converted.muted.items()
+                for name, source in inputs.items()
+            ]
+        )
+    for node_id in gone:
+        del prompt[node_id]
+    for node in prompt.values():
+        for name in [name for name, value in node["inputs"].items() if is_link(value) and str(value[0]) in gone]:
+            del node["inputs"][name]
+    kept = needed(prompt, library, converted.canvas_only)
+    for node_id in [key for key, node in prompt.items() if node["class_type"] not in library.classes]:
+        if node_id not in kept:
+            del prompt[node_id]
+
+
+def _unfed(converted: Converted, library: Library) -> set[str]:
+    """Return the nodes with a required input from a muted node, or from a node of which that is true."""
+    prompt = converted.prompt
+    lost = {node_id: set(inputs) for node_id, inputs in converted.muted.items()}
+    gone: set[str] = set()
+    while more := {key for key, names in lost.items() if key not in gone and names & _required(prompt[key], library)}:
+        gone |= more
+        for node_id, node in prompt.items():
+            linked = {name for name, value in node["inputs"].items() if is_link(value) and str(value[0]) in more}
+            lost[node_id] = lost.get(node_id, set()) | linked
+    return gone
+
+
+def _required(node: Mapping[str, Any], library: Library) -> set[str]:
+    node_class = library.classes.get(node["class_type"])
+    return {name for name, entry in inputs_of(node_class).items() if entry.required} if node_class else set()
 
 
 def label(prompt: Prompt, node_id: str) -> str:
@@ -121,95 +195,6 @@ def title_of(node: Mapping[str, Any]) -> str:
 
 def is_link(value: Json) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
-
-
-# UI format to API format
-
-
-def convert(ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
-    """Convert the UI format to the API format and list the problems. Notes are skipped, reroutes are followed."""
-    nodes = {str(node["id"]): node for node in ui["nodes"]}
-    links = {link_id: (origin, slot) for link_id, origin, slot in map(_link, ui["links"])}
-    prompt: Prompt = {}
-    problems: list[str] = []
-    for node_id, node in nodes.items():
-        if node["type"] in NOTES or node["type"] == "Reroute":
-            continue
-        title = node.get("title") or library.names.get(node["type"], node["type"])
-        prompt[node_id] = {"class_type": node["type"], "inputs": {}, "_meta": {"title": title}}
-        who = label(prompt, node_id)
-        if node.get("mode", 0) in MODES:
-            problems.append(f"{who} is {MODES[node['mode']]}; delete it or set its mode to Always, then save again")
-        try:
-            if node["type"] in library.classes:
-                prompt[node_id]["inputs"].update(_widget_values(node, library.classes[node["type"]]))
-        except ValueError as error:
-            problems.append(f"{who} {error}")
-        for name, link in _linked(node):
-            source = _source(link, nodes, links)
-            if source is not None:
-                prompt[node_id]["inputs"][name] = list(source)
-            elif link not in links:
-                problems.append(f"{who}: the link to {name} is missing in the file; connect it again and save")
-    return prompt, problems
-
-
-def _link(link: Json) -> tuple[Json, str, int]:
-    if isinstance(link, dict):
-        return link["id"], str(link["origin_id"]), int(link["origin_slot"])
-    return link[0], str(link[1]), int(link[2])
-
-
-def _linked(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    entries = node.get("inputs") or ()
-    return ((entry["name"], entry["link"]) for entry in entries if entry.get("link") is not None)
-
-
-def _source(link: Json, nodes: Mapping[str, Any], links: Mapping[Json, tuple[str, int]]) -> tuple[str, int] | None:
-    """Return the output that feeds a link, through any reroutes; None if a reroute has no input."""
-    seen = set()
-    while link in links and link not in seen:
-        seen.add(link)
-        origin, slot = links[link]
-        if nodes.get(origin, {}).get("type") != "Reroute":
-            return origin, slot
-        link = next((upstream for _, upstream in _linked(nodes[origin])), None)
-    return None
-
-
-def _widget_values(node: Mapping[str, Any], node_class: type) -> dict[str, Any]:
-    values = node.get("widgets_values") or []
-    widgets = {name: entry for name, entry in inputs_of(node_class).items() if entry.widget}
-    if isinstance(values, dict):
-        return {name: values[name] for name in widgets if values.get(name) is not None}
-    slots, end = widget_slots(list(widgets.values()), values)
-    if widgets and len(values) > end:
-        raise ValueError(
-            f"has {len(values)} saved widget values, but {node['type']} takes {end}; open it in ComfyUI and save again"
-        )
-    return {name: values[at] for name, at in slots.items() if at < len(values) and values[at] is not None}
-
-
-def widget_slots(widgets: Sequence[Input], values: Sequence[Any]) -> tuple[dict[str, int], int]:
-    """Return the index of each widget's value in `widgets_values`, and the end of the last one.
-
-    The canvas adds values of its own: the seed control, and an image's upload button after the required widgets.
-    """
-    slots: dict[str, int] = {}
-    at = 0
-    for required in (True, False):
-        section = [widget for widget in widgets if widget.required == required]
-        for widget in section:
-            slots[widget.name] = at
-            at += 1
-            if widget.seed_control and values[at : at + 1] and values[at] in SEED_CONTROLS:
-                at += 1
-        if any(widget.options.get("image_upload") for widget in section) and values[at : at + 1] in (
-            ["image"],
-            [None],
-        ):
-            at += 1
-    return slots, at
 
 
 # Order
@@ -243,3 +228,25 @@ def outputs(prompt: Prompt, library: Library) -> list[str]:
     """Return the output nodes of a workflow, whose class is an OUTPUT_NODE."""
     classes = library.classes
     return [key for key, node in prompt.items() if getattr(classes.get(node["class_type"]), "OUTPUT_NODE", False)]
+
+
+def needed(prompt: Prompt, library: Library, canvas_only: Set[str] = frozenset()) -> set[str]:
+    """Return the nodes that have an effect: the outputs and what feeds them; all nodes if there is no output.
+
+    A node of unknown type that takes something and hands nothing on counts as an output, unless `canvas_only` has it.
+    """
+    used = {source for node in prompt.values() for source in sources(node)}
+    ends = [
+        node_id
+        for node_id, node in prompt.items()
+        if node["class_type"] not in library.classes and node_id not in used | canvas_only and sources(node)
+    ]
+    known = outputs(prompt, library)
+    pending = [*known, *ends] if known else list(prompt)
+    found: set[str] = set()
+    while pending:
+        node_id = pending.pop()
+        if node_id in prompt and node_id not in found:
+            found.add(node_id)
+            pending += sources(prompt[node_id])
+    return found

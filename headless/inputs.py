@@ -10,6 +10,7 @@ from typing import Any
 Json = Any  # a parsed JSON value
 
 WIDGETS = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+SEED_CONTROLS = frozenset({"fixed", "randomize", "increment", "decrement"})
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
 
@@ -51,7 +52,7 @@ class Input:
             "INT": _whole,
             "FLOAT": float,
             "BOOLEAN": _truth,
-            "STRING": str,
+            "STRING": _text,
             "COMBO": self._choice,
         }
         try:
@@ -61,7 +62,8 @@ class Input:
             raise ValueError(f"{self.name} is {value!r}; enter {kind}") from None
 
     def _choice(self, value: Json) -> Json:
-        return next((choice for choice in self.choices if str(choice) == str(value)), value)
+        text = _text(value)
+        return next((choice for choice in self.choices if str(choice) == text), text)
 
     def check(self, value: Json) -> None:
         """Raise ValueError if a converted value is outside the limits or not one of the choices."""
@@ -86,6 +88,12 @@ def _whole(value: Json) -> int:
     return whole
 
 
+def _text(value: Json) -> str:
+    if isinstance(value, (list, dict)):
+        raise TypeError(value)
+    return str(value)
+
+
 def _truth(value: Json) -> bool:
     word = str(value).lower()
     if word not in TRUE | FALSE:
@@ -102,7 +110,11 @@ def _listed(choices: list[Json], most: int = 20) -> str:
 
 def inputs_of(node_class: type) -> dict[str, Input]:
     """Return the inputs of a node class in its order, the required ones first."""
-    declared = node_class.INPUT_TYPES()  # type: ignore[attr-defined]
+    return parse(node_class.INPUT_TYPES())  # type: ignore[attr-defined]
+
+
+def parse(declared: Mapping[str, Any]) -> dict[str, Input]:
+    """Return the inputs that INPUT_TYPES() or "input" of /object_info declares, the required ones first."""
     return {
         name: _input(name, entry, section == "required")
         for section in ("required", "optional")
@@ -120,3 +132,30 @@ def _input(name: str, entry: Sequence[Any], required: bool) -> Input:
 def hidden_of(node_class: type) -> dict[str, str]:
     """Return the hidden inputs, which the runner fills in: argument name -> PROMPT, EXTRA_PNGINFO or UNIQUE_ID."""
     return dict(node_class.INPUT_TYPES().get("hidden", {}))  # type: ignore[attr-defined]
+
+
+def widget_slots(declared: Mapping[str, Input], values: Sequence[Json]) -> dict[str, int]:
+    """Return the index in a node's saved `widgets_values` at which each widget has, or would have, its value.
+
+    The canvas adds values of its own: a seed's control, and an image's upload button after the required widgets.
+    """
+    slots: dict[str, int] = {}
+    at = 0
+    for required in (True, False):
+        section = [entry for entry in declared.values() if entry.widget and entry.required == required]
+        for entry, following in zip(section, [*section[1:], None], strict=False):
+            slots[entry.name] = at
+            at += 1
+            if entry.seed_control and _is_seed_control(values[at : at + 1], following):
+                at += 1
+        uploads = any(entry.options.get("image_upload") for entry in section)
+        if uploads and values[at : at + 1] in (["image"], [None]):
+            at += 1
+    return slots
+
+
+def _is_seed_control(value: Sequence[Json], following: Input | None) -> bool:
+    """Canvases before April 2023 have true (randomize) or false (fixed) where a word stands today."""
+    if value and isinstance(value[0], bool):
+        return following is None or following.type != "BOOLEAN"
+    return bool(value) and isinstance(value[0], str) and value[0] in SEED_CONTROLS

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .graph import Library, Prompt, Workflow, is_link, label, title_of, widget_slots
-from .inputs import Input, Json, inputs_of
+from .canvas import Prompt, all_nodes
+from .graph import Library, Workflow, is_link, label, title_of
+from .inputs import Input, Json, inputs_of, widget_slots
 
 
 def set_value(workflow: Workflow, setting: str, library: Library) -> None:
@@ -40,10 +41,15 @@ def _set_value(workflow: Workflow, setting: str, library: Library) -> None:
 
 
 def assign(workflow: Workflow, node_id: str, name: str, value: Json, library: Library) -> None:
-    """Set one input of a node in the prompt and on the canvas."""
+    """Set one input of a node in the prompt and on the canvas.
+
+    A subgraph that the canvas has several times is there only once, so that the canvas shows the last value set.
+    """
     workflow.prompt[node_id]["inputs"][name] = value
-    declared = inputs_of(library.classes[workflow.prompt[node_id]["class_type"]]).values()
-    _set_on_canvas(workflow.ui, node_id, [entry for entry in declared if entry.widget], name, value)
+    declared = inputs_of(library.classes[workflow.prompt[node_id]["class_type"]])
+    node = next((node for key, node in all_nodes(workflow.ui or {}) if key == node_id), None)
+    if node is not None:
+        _set_on_canvas(node, declared, name, value)
 
 
 def _find(prompt: Prompt, node: str) -> str:
@@ -58,14 +64,12 @@ def _find(prompt: Prompt, node: str) -> str:
     raise ValueError(f"there is no node {node!r}; the workflow has {known}")
 
 
-def _set_on_canvas(ui: dict[str, Any] | None, node_id: str, widgets: Sequence[Input], name: str, value: Json) -> None:
-    node = next((node for node in (ui or {}).get("nodes", ()) if str(node["id"]) == node_id), None)
-    if node is None:
-        return
-    values = node.setdefault("widgets_values", [])
+def _set_on_canvas(node: dict[str, Any], declared: Mapping[str, Input], name: str, value: Json) -> None:
+    values = node.get("widgets_values") or []
     if isinstance(values, dict):
         values[name] = value
         return
-    at = widget_slots(widgets, values)[0][name]
-    values.extend([None] * (at + 1 - len(values)))
+    at = widget_slots(declared, values)[name]
+    values += [None] * (at + 1 - len(values))
     values[at] = value
+    node["widgets_values"] = values

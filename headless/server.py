@@ -1,8 +1,7 @@
 """Run workflows on a ComfyUI server, through its API queue.
 
-comfy-cli provides the conversion of the UI format (including subgraphs, bypassed nodes and primitives) with the
-server's /object_info, and clients for HTTP (requests) and websockets. Its `comfy run` neither uploads the images that
-a workflow uses nor embeds the canvas in the saved images.
+Workflows are converted with the server's /object_info. comfy-cli's `comfy run` neither uploads the images that a
+workflow uses nor embeds the canvas in the saved images.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from uuid import uuid4
 
 import requests
 import websocket
-from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
 
 from ..backends import folders
 from . import graph
+from .canvas import Prompt
+from .canvas_text import fill_in
 from .execute import NodeError
-from .graph import Library, NotAWorkflow, Prompt, Workflow, WorkflowError, label, title_of
+from .graph import Library, Workflow, WorkflowError, label, needed, title_of
 from .image_files import unfinished
 from .inputs import Json, inputs_of
 from .overrides import assign
@@ -60,25 +60,22 @@ class Server:
         self.library = Library(
             classes={name: _node_class(name, entry) for name, entry in self.object_info.items()},
             names={name: entry["display_name"] for name, entry in self.object_info.items()},
+            described=self.object_info,
         )
 
     def read(self, path: Path) -> Workflow:
         """Read a workflow from a file, converted with the server's node definitions."""
-        return graph.read(path, self.library, self._convert)
-
-    def _convert(self, ui: Mapping[str, Any], library: Library) -> tuple[Prompt, list[str]]:
-        try:
-            return convert_ui_to_api(dict(ui), self.object_info), []
-        except WorkflowConversionError as error:
-            raise NotAWorkflow(f"cannot be converted ({error}); open it in ComfyUI and save again") from None
+        return graph.read(path, self.library)
 
     def check(self, workflow: Workflow) -> None:
         """Upload the input files of `workflow`; raise a WorkflowError if a file is missing or a node is unknown.
 
         The server checks the rest when the workflow is queued.
         """
+        fill_in(workflow, self.library)
         problems = list(workflow.problems)
         uploaded: dict[Path, str] = {}
+        running = needed(workflow.prompt, self.library)
         for node_id, node in workflow.prompt.items():
             who = label(workflow.prompt, node_id)
             if node["class_type"] not in self.library.classes:
@@ -86,7 +83,7 @@ class Server:
                 install = f"install {pack}" if pack else "install its node pack"
                 problems.append(f"{who}: the server has no node type {node['class_type']}; {install} there")
                 continue
-            for name, file in self._files(node):
+            for name, file in self._files(node) if node_id in running else ():
                 try:
                     assign(workflow, node_id, name, self._upload(file, uploaded), self.library)
                 except ValueError as error:
@@ -247,8 +244,9 @@ class Server:
 
 
 def _node_class(name: str, described: Mapping[str, Any]) -> type:
-    """Build a class with the INPUT_TYPES from /object_info."""
-    return type(name, (), {"INPUT_TYPES": classmethod(lambda cls: described["input"])})
+    """Build a class with the INPUT_TYPES and OUTPUT_NODE from /object_info."""
+    inputs = classmethod(lambda cls: described["input"])
+    return type(name, (), {"INPUT_TYPES": inputs, "OUTPUT_NODE": described.get("output_node", False)})
 
 
 def _raise_failure(job: Mapping[str, Any], prompt: Prompt) -> None:

@@ -34,6 +34,9 @@ OFFICIAL = {
 }
 
 
+NOTES = {"Note", "MarkdownNote"}
+
+
 def named(path):
     return path.stem
 
@@ -43,11 +46,11 @@ def saved(path):
 
 
 def executable(data):
-    return [node for node in data["nodes"] if node["type"] not in graph.NOTES]
+    return [node for node in data["nodes"] if node["type"] not in NOTES]
 
 
 def note(path):
-    (text,) = [node["widgets_values"][0] for node in saved(path)["nodes"] if node["type"] in graph.NOTES]
+    (text,) = [node["widgets_values"][0] for node in saved(path)["nodes"] if node["type"] in NOTES]
     return text
 
 

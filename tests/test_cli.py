@@ -79,7 +79,7 @@ def test_everything_wrong_is_reported_together_and_nothing_runs(folder, capsys):
     data = scaling()
     data["nodes"][0]["widgets_values"][0] = "../in.png"
     data["nodes"][1]["widgets_values"][0] = "magic"
-    data["nodes"].append({"id": 4, "type": "Unknown"})
+    data["nodes"].append({"id": 4, "type": "Unknown", "inputs": [{"name": "image", "type": "IMAGE", "link": 1}]})
     write(data)
     assert main(["run", "w.json", "--set", "Scale.depth=1", "--set", "Scale.width=-1"]) == 2
     said = capsys.readouterr()

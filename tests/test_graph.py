@@ -111,9 +111,7 @@ def test_canvas_of_a_loop_of_reroutes_ends():
     assert "b (NUMBER) is missing" in problems_of(data)[0]
 
 
-@pytest.mark.parametrize(
-    "data", [[], {}, 3, {"nodes": [], "version": 1}, {"1": {"inputs": {}}}, {"nodes": [{"id": 1}], "links": []}]
-)
+@pytest.mark.parametrize("data", [[], {}, 3, {"nodes": [], "version": 1}, {"1": {"inputs": {}}}, {"1": "KSampler"}])
 def test_other_json_is_refused(data, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(data))
     with pytest.raises(graph.WorkflowError, match=r"other\.json is not a ComfyUI workflow"):
@@ -241,7 +239,7 @@ def test_everything_wrong_is_said_at_once():
     del data["3"]["inputs"]["a"]
     data["7"] = {"class_type": "Unknown", "inputs": {"a": ["8", 0]}}
     data["9"] = {"class_type": "Picky", "inputs": {"name": "b"}}
-    del data["6"]
+    del data["6"]  # without an output, every node counts
     said = problems_of(data, "nobody.seed=1")
     assert len(said) == 8
     assert "no node 'nobody'" in said[0]
@@ -278,44 +276,6 @@ def test_cycles_are_named():
     data["4"] = {"class_type": "Add", "inputs": {"a": ["1", 0], "b": ["3", 0]}}
     assert problems_of(data) == [
         'the links form a cycle: node 3 "Add" needs node 4 "Add" needs node 3 "Add"; remove one of them'
-    ]
-
-
-@pytest.mark.parametrize(("mode", "word"), [(2, "muted"), (4, "bypassed")])
-def test_muted_and_bypassed_nodes_are_named(mode, word):
-    data = canvas()
-    data["nodes"][1]["mode"] = mode
-    assert problems_of(data) == [
-        f'node 2 "Second" is {word}; delete it or set its mode to Always, then save again',
-    ]
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("PrimitiveNode", "is a PrimitiveNode, which needs ComfyUI; type its value"),
-        ("ef10a538-17cf-46fb-930c-5460c4cf7f0e", "is a subgraph, which needs ComfyUI; unpack it"),
-        ("workflow>mine", "is a group, which needs ComfyUI; ungroup it"),
-    ],
-)
-def test_what_the_runner_does_not_expand_is_named(kind, said):
-    data = canvas()
-    data["nodes"][1] |= {"type": kind, "title": "Odd"}
-    (problem,) = problems_of(data)
-    assert problem.startswith(f'node 2 "Odd" {said}')
-
-
-def test_a_link_that_is_missing_from_the_file():
-    data = canvas()
-    del data["links"][0]
-    assert problems_of(data)[0] == 'node 3 "Add": the link to a is missing in the file; connect it again and save'
-
-
-def test_more_values_than_widgets():
-    data = canvas()
-    data["nodes"][2]["widgets_values"] = [10, 6, 7]
-    assert problems_of(data) == [
-        'node 3 "Add" has 3 saved widget values, but Add takes 2; open it in ComfyUI and save again'
     ]
 
 

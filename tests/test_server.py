@@ -2,9 +2,10 @@
 
 import json
 import sys
+from datetime import datetime
 
+import canvases
 import pytest
-from comfy_cli.workflow_to_api import convert_ui_to_api
 from fake_server import FakeServer
 from helpers import scaling, write
 from PIL import Image
@@ -122,18 +123,40 @@ def test_what_the_canvas_has_beside_nodes_is_resolved(run, server):
     assert job["prompt"]["3"]["inputs"] == {"images": ["1", 0], "filename_prefix": "big"}
 
 
+def test_text_is_replaced_before_it_is_queued(server, folder):
+    drawn, (load, *_) = canvases.scaling(16, prefix="%date:yyyy%-%ImageScale.width%")
+    text = drawn.add("CLIPTextEncode", ["a {red|red} house // or not"], inputs={"clip": (load, 0)})
+    write(drawn.json())
+    assert main(["run", "w.json", "--server", server.url, "--set", "2.width=24"]) == 0
+    (job,) = server.jobs
+    assert job["prompt"]["3"]["inputs"]["filename_prefix"] == f"{datetime.now().year}-24"
+    assert job["prompt"][str(text)]["inputs"]["text"] == "a red house "
+    embedded = job["extra_data"]["extra_pnginfo"]["workflow"]["nodes"]
+    assert [embedded[at]["widgets_values"] for at in (2, 3)] == [["%date:yyyy%-%ImageScale.width%"], ["a red house "]]
+
+
+def test_nodes_that_only_the_canvas_has_are_not_queued(server):
+    drawn, _ = canvases.scaling(16)
+    drawn.add("Label (rgthree)", described=False)
+    drawn.add("LoadImage", ["missing.png", "image"])  # nothing needs it: the server does not look for it either
+    write(drawn.json())
+    assert main(["run", "w.json", "--server", server.url]) == 0
+    assert set(server.jobs[0]["prompt"]) == {"1", "2", "3", "5"}
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_our_workflows_are_converted_as_comfy_cli_does(path, server):
-    workflow = graph.read(path, LIBRARY)
-    assert convert_ui_to_api(workflow.ui, server.object_info) == workflow.prompt
-    assert Server(server.url).read(path).prompt == workflow.prompt
+def test_our_workflows_are_converted_here_as_with_the_servers_description(path, server):
+    assert Server(server.url).read(path).prompt == graph.read(path, LIBRARY).prompt
 
 
 def test_all_that_is_wrong_here_is_said_before_anything_is_queued(run, server, folder, capsys):
     (folder / "in.png").unlink()
     data = scaling()
-    data["nodes"].append({"id": 4, "type": "Unknown"})
+    picture = [{"name": "images", "type": "IMAGE", "link": 3}]
+    data["nodes"].append({"id": 4, "type": "Unknown", "inputs": picture})
     data["nodes"].append({"id": 5, "type": "LoadImage", "widgets_values": ["../up.png", "image"]})
+    data["nodes"].append({"id": 6, "type": "PreviewImage", "inputs": picture})
+    data["links"].append([3, 5, 0, 4, 0, "IMAGE"])
     write(data)
     assert run("--set", "Scale.depth=1") == 2
     said = lines(capsys)
@@ -353,10 +376,11 @@ def test_a_server_has_its_own_models(run, capsys):
     assert "--models-dir is not for --server, which has its own models folder" in lines(capsys)[0]
 
 
-@pytest.mark.parametrize("module", ["comfy_cli.workflow_to_api", "websocket"])
-def test_without_comfy_cli_it_says_what_to_install(module, monkeypatch, capsys):
+def test_without_comfy_cli_it_says_what_to_install(server, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "comfy_cli.workflow_to_api", None)
+    assert main(["run", "w.json", "--server", server.url]) == 2
+    assert lines(capsys) == ["sd2: reading a canvas needs comfy-cli; run pip install comfy-cli"]
     monkeypatch.delitem(sys.modules, "sd2_family.headless.server")
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "websocket", None)
     assert main(["run", "w.json", "--server", "host"]) == 2
-    (line,) = lines(capsys)
-    assert line.endswith("comes with comfy-cli; run pip install comfy-cli")
+    assert lines(capsys) == ["sd2: --server needs websocket, which comes with comfy-cli; run pip install comfy-cli"]

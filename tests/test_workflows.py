@@ -182,7 +182,7 @@ def test_note_says_where_the_official_checkpoint_goes(path):
 @pytest.mark.cosmetics
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_note_speaks_of_nodes_and_values_that_are_there(path):
-    nodes = [node for node in saved(path)["nodes"] if node["type"] not in graph.NOTES]
+    nodes = executable(saved(path))
     names = {node["title"] for node in nodes} | {entry["name"] for node in nodes for entry in node["inputs"]}
     bold = re.findall(r"\*\*(.+?)\*\*(?!\n)", note(path))  # else it is a heading
     assert bold
