@@ -16,6 +16,7 @@ from sd2_family.backends import folders
 from sd2_family.headless import canvas_text, graph
 from sd2_family.headless.execute import Executor, NodeError
 from sd2_family.headless.image_files import image_text
+from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from tiny import tiny_state, write_checkpoint
 
@@ -153,6 +154,7 @@ def _smaller(workflow):
     small = copy.deepcopy(workflow)
     for node in small.prompt.values():
         values = node["inputs"]
+        declared = inputs_of(LIBRARY.classes[node["class_type"]])
         most = values.get("steps") if isinstance(values.get("steps"), int) else STEPS
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -201,9 +203,10 @@ def _provide(workflow, scratch):
             elif node["class_type"] in IMAGES and name == "image":
                 _place(_tiny("picture", scratch.parent), scratch / "in" / re.sub(r" \[\w+\]$", "", value))
             for word in EMBEDDING.findall(value):
-                suffix = "" if Path(word).suffix in (".pt", ".bin", ".safetensors") else ".safetensors"
-                file = _tiny("embedding", scratch.parent)
-                _place(file, scratch / "models" / "embeddings" / (re.sub(r"\.(pt|bin)$", "", word) + (suffix or "")))
+                pickled = Path(word).suffix in (".pt", ".bin")
+                suffix = "" if pickled or word.endswith(".safetensors") else ".safetensors"
+                file = _tiny("pickled" if pickled else "embedding", scratch.parent)
+                _place(file, scratch / "models" / "embeddings" / f"{word}{suffix}")
 
 
 def _kind(node_class, name, kinds):
@@ -237,6 +240,8 @@ def _tiny(kind, folder):
         save_file(
             {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down, f"{key}.alpha": torch.tensor(4.0)}, path
         )
+    elif kind == "pickled":
+        torch.save({"string_to_param": {"*": torch.randn(2, 64) / 10}}, path)
     elif kind == "embedding":
         save_file({"emb_params": torch.randn(2, 64) / 10}, path)
     else:
