@@ -160,9 +160,10 @@ def _smaller(workflow):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if name in SPACE:
-                values[name] = max(
-                    8 * round(value / SMALLER / 8), 16 if value and name.endswith(("width", "height")) else 0
-                )
+                least = declared[name].options.get("min", 0) if name in declared else 0
+                values[name] = max(8 * round(value / SMALLER / 8), 16 if value and name[-1] in "ht" else 0, least)
+            elif name in ("feathering", "expand", "grow_mask_by"):
+                values[name] = value // SMALLER
             elif name in ("steps", "start_at_step", "end_at_step"):
                 values[name] = round(min(value, most) * 2 * STEPS / max(most, 1))
             elif name in ("batch_size", "amount"):
