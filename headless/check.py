@@ -18,8 +18,9 @@ def check(workflow: Workflow, library: Library) -> None:
     """
     prompt = workflow.prompt
     problems = list(workflow.problems)
-    running = needed(prompt, library)
-    for node_id in (key for key in prompt if key in running):
+    effective = needed(prompt, library)
+    running = [node_id for node_id in prompt if node_id in effective]
+    for node_id in running:
         problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(prompt, node_id, library)]
     if not outputs(prompt, library):
         problems.append("the workflow has no output node; add one, such as Save Image")
