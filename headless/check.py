@@ -20,8 +20,8 @@ def check(workflow: Workflow, library: Library) -> None:
     """
     prompt = workflow.prompt
     problems = list(workflow.problems)
-    needed_ids = needed(prompt, library)
-    running = [node_id for node_id in prompt if node_id in needed_ids]
+    effective = needed(prompt, library)
+    running = [node_id for node_id in prompt if node_id in effective]
     for node_id in running:
         problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(workflow, node_id, library)]
     if not outputs(prompt, library):

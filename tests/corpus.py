@@ -16,6 +16,7 @@ from sd2_family.backends import folders
 from sd2_family.headless import canvas_text, graph
 from sd2_family.headless.execute import Executor, NodeError
 from sd2_family.headless.image_files import image_text
+from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from tiny import tiny_state, write_checkpoint
 
@@ -153,14 +154,16 @@ def _smaller(workflow):
     small = copy.deepcopy(workflow)
     for node in small.prompt.values():
         values = node["inputs"]
+        declared = inputs_of(LIBRARY.classes[node["class_type"]])
         most = values.get("steps") if isinstance(values.get("steps"), int) else STEPS
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if name in SPACE:
-                values[name] = max(
-                    8 * round(value / SMALLER / 8), 16 if value and name.endswith(("width", "height")) else 0
-                )
+                least = declared[name].options.get("min", 0) if name in declared else 0
+                values[name] = max(8 * round(value / SMALLER / 8), 16 if value and name[-1] in "ht" else 0, least)
+            elif name in ("feathering", "expand", "grow_mask_by"):
+                values[name] = value // SMALLER
             elif name in ("steps", "start_at_step", "end_at_step"):
                 values[name] = round(min(value, most) * 2 * STEPS / max(most, 1))
             elif name in ("batch_size", "amount"):
@@ -201,9 +204,10 @@ def _provide(workflow, scratch):
             elif node["class_type"] in IMAGES and name == "image":
                 _place(_tiny("picture", scratch.parent), scratch / "in" / re.sub(r" \[\w+\]$", "", value))
             for word in EMBEDDING.findall(value):
-                suffix = "" if Path(word).suffix in (".pt", ".bin", ".safetensors") else ".safetensors"
-                file = _tiny("embedding", scratch.parent)
-                _place(file, scratch / "models" / "embeddings" / (re.sub(r"\.(pt|bin)$", "", word) + (suffix or "")))
+                pickled = Path(word).suffix in (".pt", ".bin")
+                suffix = "" if pickled or word.endswith(".safetensors") else ".safetensors"
+                file = _tiny("pickled" if pickled else "embedding", scratch.parent)
+                _place(file, scratch / "models" / "embeddings" / f"{word}{suffix}")
 
 
 def _kind(node_class, name, kinds):
@@ -237,6 +241,8 @@ def _tiny(kind, folder):
         save_file(
             {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down, f"{key}.alpha": torch.tensor(4.0)}, path
         )
+    elif kind == "pickled":
+        torch.save({"string_to_param": {"*": torch.randn(2, 64) / 10}}, path)
     elif kind == "embedding":
         save_file({"emb_params": torch.randn(2, 64) / 10}, path)
     else:
