@@ -65,17 +65,17 @@ class Executor:
             name: [keys[str(value[0])], value[1]] if is_link(value) else [value]
             for name, value in ((name, node["inputs"][name]) for name in _given(node_class, node["inputs"]))
         }
-        key = [node["class_type"], inputs, self._fingerprint(node_class, node["inputs"])]
+        key = [node["class_type"], inputs, self._fingerprint(node_class, node["inputs"], keys)]
         if "UNIQUE_ID" in hidden_of(node_class).values() or getattr(node_class, "NOT_IDEMPOTENT", False):
             key.append(node_id)
         return hashlib.sha256(json.dumps(key, default=repr).encode()).hexdigest()
 
-    def _fingerprint(self, node_class: type, inputs: Mapping[str, Any]) -> Json:
+    def _fingerprint(self, node_class: type, inputs: Mapping[str, Any], keys: Mapping[str, str]) -> Json:
         """Return the value of IS_CHANGED, which covers files and other inputs outside the graph."""
         if not hasattr(node_class, "IS_CHANGED"):
             return None
-        constants = {name: None if is_link(inputs[name]) else inputs[name] for name in _given(node_class, inputs)}
-        changed = node_class.IS_CHANGED(**constants)
+        given = {name: self._value(inputs[name], keys) for name in _given(node_class, inputs)}
+        changed = node_class.IS_CHANGED(**given)
         return uuid4().hex if changed != changed else changed  # NaN means "always run again"
 
     def _run_node(self, workflow: Workflow, node_id: str, keys: dict[str, str]) -> dict[str, Any]:

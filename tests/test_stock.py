@@ -404,3 +404,17 @@ def test_widget_order_is_comfyuis():
     for name, node_class in STOCK.items():
         declared = [entry.name for entry in inputs_of(node_class).values() if entry.widget]
         assert declared == WIDGETS.get(name, "").split()
+
+
+def test_numbers_count_files_of_the_same_name_alone(folders):
+    save = STOCK["SaveImage"]()
+    for prefix in ("2026", "a", "a_00007"):
+        save.save_images(torch.zeros(1, 4, 4, 3), prefix)
+    (shown,) = save.save_images(torch.zeros(1, 4, 4, 3), "b")["ui"]["images"]
+    assert shown["filename"] == "b_00001_.png"
+
+
+def test_a_linked_file_name_is_looked_up_when_it_is_known(folders):
+    Image.fromarray(picture(8, 8, 3)).save(folders / "in" / "a.png")
+    for name in ("LoadImage", "LoadImageMask"):
+        assert STOCK[name].VALIDATE_INPUTS(None) is True

@@ -41,7 +41,9 @@ class _ImageFile:
     """Base of LoadImage and LoadImageMask: check the file, and run again when it changes."""
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool:
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool:
+        if image is None:  # linked: its value is not known yet
+            return True
         with pil.open_image(input_file(image)):
             return True
 
@@ -140,7 +142,9 @@ def _target(prefix: str, *, width: int, height: int) -> Path:
 
 def next_number(target: Path) -> int:
     """Return one more than the highest number of the files named after `target`."""
-    numbers = (path.name.removeprefix(f"{target.name}_").split("_")[0] for path in target.parent.glob("*_*"))
+    start = f"{target.name}_"
+    names = (path.name for path in target.parent.iterdir() if path.name.startswith(start))
+    numbers = (name.removeprefix(start).split("_")[0] for name in names)
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
