@@ -197,6 +197,7 @@ def test_an_unknown_node_and_a_path_out_of_the_input_folder_are_both_told(run, o
     path = own_picture(image="../../secret.png")
     graph = json.loads(path.read_text())
     graph["99"] = {"class_type": "Teleport", "inputs": {}}
+    graph["100"] = {"class_type": "PreviewImage", "inputs": {"images": ["99", 0]}}
     path.write_text(json.dumps(graph))
     status, _, said = run(workflow=path)
     assert status == 2
