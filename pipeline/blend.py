@@ -7,7 +7,10 @@ from torch import Tensor
 
 from .images import fit, fit_batch, moments, normalize
 from .masks import normalize as normalize_mask
+from .masks import snap
+from .membrane import membrane
 
+BLENDS = ("membrane", "feather", "none")
 MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
 MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
 
@@ -39,17 +42,27 @@ def match_mean(image: Tensor, reference: Tensor) -> Tensor:
     return (image + (low + high) / 2).clamp(0, 1)
 
 
-def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool) -> Tensor:
-    """Blend `generated` over `original` [B, H, W, C] through a mask; where it is 0 the original's bits are kept.
+def composite(
+    original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool, blend: str = "membrane"
+) -> Tensor:
+    """Put `generated` over `original` [B, H, W, C] where a mask is above 0; elsewhere the original's bits are kept.
 
-    `generated` and the mask are resized to the original's size.
+    `generated` and the mask are resized to the original's size. blend: "membrane" corrects the generated colors by a
+    smooth field so that they meet the original's at the mask's edge; "feather" fades through the mask's values;
+    "none" pastes.
     """
+    if blend not in BLENDS:
+        raise ValueError(f"blend is {blend!r}; choose one of {', '.join(BLENDS)}")
     original = normalize(original)
     size = (original.shape[1], original.shape[2])
-    generated, mask = fit(normalize(generated), size), normalize_mask(mask, size)
+    generated, mask = fit(normalize(generated), size), snap(normalize_mask(mask, size))
     count = max(x.shape[0] for x in (original, generated, mask))
     original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
+    hole = mask > 0
     if color_match:
-        generated = match_color(generated, original, mask == 0)
-    mask = mask[..., None]
-    return torch.where(mask == 0, original, original.lerp(generated, mask))
+        generated = match_color(generated, original, ~hole)
+    if blend == "membrane":
+        generated = (generated + membrane(original - generated, hole)).clamp(0, 1)
+    if blend == "feather":
+        generated = original.lerp(generated, mask[..., None])
+    return torch.where(hole[..., None], generated, original)
