@@ -3,21 +3,22 @@
 The correction h solves Laplacian h = h / reach^2 with h = difference on the pixels that border the hole: a membrane
 that fades toward the middle of the hole, so that what was generated there keeps its colors. A multigrid solves it from
 coarse to fine. Where the hole cuts through an object, the two sides rightly differ and must not bleed into each other:
-a border pixel pulls the less, the more it disagrees with the solution (iteratively reweighted least squares). What
-remains of a disagreement fades out in a thin rim, so there is no step anywhere.
+a border pixel pulls the less, the more it disagrees with most others. What remains of a disagreement fades out in a
+thin rim, so there is no step anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OUTLIER = 40 / 255  # the disagreement that quarters a border pixel's pull
-FADE = 0.25  # the length in which the membrane fades, as a fraction of the hole's size, the root of its area
+OUTLIER = 40 / 255  # the disagreement that leaves 1/e of a border pixel's pull
+CONSENSUS = 5  # rounds
+FADE = 0.5  # the length in which the membrane fades, as a fraction of the hole's size, the root of its area
 RIM = 2.0  # px, the length in which the rest of a disagreement fades to 1/e
 SWEEPS = 3
 DAMPING = 0.8  # of Jacobi's sweeps, near the best for smoothing in two dimensions
@@ -79,9 +80,8 @@ class _Equations:
     inverse: Tensor  # 1 / diagonal, 0 where that is 0
 
     @classmethod
-    def of(cls, level: _Level, pull: Tensor) -> _Equations:
-        """pull [B, 1, H, W]: the strength of each pixel's springs to the values across the border."""
-        diagonal = pull + level.fade
+    def of(cls, level: _Level) -> _Equations:
+        diagonal = level.count + level.fade
         diagonal[..., :, 1:] += level.across
         diagonal[..., :, :-1] += level.across
         diagonal[..., 1:, :] += level.down
@@ -157,35 +157,38 @@ def _pool(x: Tensor) -> Tensor:
 
 
 def _solve(level: _Level) -> Tensor:
-    """The membrane [B, C, H, W], from one pixel to the whole grid, its springs weighed anew at each level."""
+    """The membrane [B, C, H, W], from one pixel to the whole grid."""
+    level = replace(level, count=level.count * _weight(level))
     levels = [level]
     while levels[-1].side > 1:
         levels.append(levels[-1].coarser())
     finest = next(index for index, level in enumerate(levels) if level.side <= FINEST)
+    equations = [_Equations.of(level) for level in levels]
     h = torch.zeros_like(levels[-1].target)
     for index in reversed(range(len(levels))):
         level = levels[index]
         if level is not levels[-1]:
             h = levels[index + 1].interpolate(h, level)
         for _ in range(0 if index < finest else MOST_CYCLES if index == finest else 1):
-            pull = level.count * _weight(level.target - h)
-            before, h = h, _cycle(_equations(levels[index:], pull), h, pull * level.target)
+            before, h = h, _cycle(equations[index:], h, level.count * level.target)
             if (h - before).abs().max() < CONVERGED:
                 break
     return h
 
 
-def _weight(disagreement: Tensor) -> Tensor:
-    """The weight of Geman and McClure (1987) for [B, C, H, W], one for all channels."""
-    return 1 / (1 + disagreement.square().mean(1, keepdim=True) / OUTLIER**2) ** 2
+def _weight(level: _Level) -> Tensor:
+    """How much the springs of each pixel count [B, 1, H, W]: little where they disagree with most others.
 
-
-def _equations(levels: Sequence[_Level], pull: Tensor) -> list[_Equations]:
-    equations = []
-    for level in levels:
-        equations.append(_Equations.of(level, pull))
-        pull = _pool(pull)
-    return equations
+    From 0, the mean is weighted again and again by the agreement with it (Welsch's weights). A mean, as a membrane
+    bends toward any outlier that is some pixels long.
+    """
+    common = torch.zeros_like(level.target[..., :1, :1])
+    for _ in range(CONSENSUS):
+        disagreement = (level.target - common).square().mean(1, keepdim=True) / OUTLIER**2
+        weight = (-disagreement).exp()
+        pull = level.count * weight
+        common = (pull * level.target).sum((2, 3), keepdim=True) / pull.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    return weight
 
 
 def _cycle(equations: Sequence[_Equations], h: Tensor, b: Tensor) -> Tensor:
