@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pipeline import blend, images, inpaint, masks
+from ..pipeline import images, inpaint, masks
+from ..pipeline.blend import BLENDS, composite
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 
@@ -16,15 +17,15 @@ class SD2MaskPreprocess:
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask adds a soft edge outside it for "
-        "compositing the result."
+        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask is the same area with a soft edge "
+        "inside it, for compositing the result."
     )
     SEARCH_ALIASES = ("grow mask", "blur mask", "feather mask", "expand mask", "invert mask", "threshold mask")
     RETURN_TYPES = ("MASK", "MASK")
     RETURN_NAMES = ("mask", "blend_mask")
     OUTPUT_TOOLTIPS = (
         "The area to repaint, for SD2 VAE Encode (for Inpainting).",
-        "The same area with a soft edge, for SD2 Composite. Where it is 0, the original is kept.",
+        "The same area with a soft edge inside it, for SD2 Composite. Where it is 0, the original is kept.",
     )
     FUNCTION = "process"
 
@@ -49,7 +50,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": -512,
                         "max": 512,
-                        "tooltip": "Grow the mask by this many pixels; negative values shrink it.",
+                        "tooltip": "Grow both masks by this many pixels, so that more is repainted; negative values "
+                        "shrink them.",
                     },
                 ),
                 "blur": (
@@ -58,8 +60,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge that blend_mask adds outside the mask. The mask "
-                        "for sampling stays sharp.",
+                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. Only blend feather "
+                        "of SD2 Composite uses it. The mask for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (
@@ -179,16 +181,36 @@ class SD2Composite:
             "required": {
                 "original": ("IMAGE", {"tooltip": "The image before inpainting."}),
                 "generated": ("IMAGE", {"tooltip": "The decoded image, resized if its size differs."}),
-                "mask": ("MASK", {"tooltip": "The blend mask: 1 shows the generated image, 0 the original."}),
+                "mask": (
+                    "MASK",
+                    {"tooltip": "Where the generated image shows. Where the mask is 0, the original is kept exactly."},
+                ),
                 "color_match": (
                     "BOOLEAN",
                     {
-                        "default": True,
-                        "tooltip": "Match the generated image's colors to the original, measured where the mask is 0.",
+                        "default": False,
+                        "tooltip": "Match the generated image's colors to the original, measured where the mask is 0. "
+                        "With blend membrane it is rarely needed.",
+                    },
+                ),
+                "blend": (
+                    list(BLENDS),
+                    {
+                        "default": "membrane",
+                        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated "
+                        "colors smoothly until they meet the original's, feather fades through the soft edge of the "
+                        "mask, none pastes.",
                     },
                 ),
             }
         }
 
-    def composite(self, original: Tensor, generated: Tensor, mask: Tensor, color_match: bool = True) -> tuple[Tensor]:
-        return (blend.composite(original, generated, mask, color_match=color_match),)
+    def composite(
+        self,
+        original: Tensor,
+        generated: Tensor,
+        mask: Tensor,
+        color_match: bool = False,
+        blend: str = "membrane",
+    ) -> tuple[Tensor]:
+        return (composite(original, generated, mask, color_match=color_match, blend=blend),)

@@ -38,7 +38,7 @@ TASKS = {
     "img2img": lambda m, **s: m.image_to_image(sample("sunset"), "an orange balloon at sunset", seed=3, **s),
     "inpaint": lambda m, **s: m.inpaint(sample("forest"), mask("forest"), "a red house in a forest", seed=6, **s),
     "inpaint_v1": lambda m, **s: m.inpaint(
-        sample("night"), mask("night"), "a yellow car under a night sky", seed=8, grow=4, blur=8, sampler="plms", **s
+        sample("night"), mask("night"), "a yellow car under a night sky", seed=8, sampler="plms", **s
     ),
     "unclip_variations": lambda m, **s: m.variations(sample("sunset"), seed=2, cfg=6.0, **s),
     "unclip_mix": lambda m, **s: m.variations(
