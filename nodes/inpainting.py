@@ -60,8 +60,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. Only blend feather "
-                        "of SD2 Composite uses it. The mask for sampling stays sharp.",
+                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. It matters only to "
+                        "blend feather of SD2 Composite. The mask for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (

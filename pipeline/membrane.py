@@ -1,6 +1,6 @@
-"""A smooth correction inside a hole that meets given values along its border (Perez et al. 2003, Poisson Image Editing).
+"""A smooth correction inside a hole that meets given values along its border (Perez et al. 2003).
 
-The correction h solves Laplacian h = h / reach^2 with h = difference on the pixels that border the hole: a membrane
+The correction h solves Laplacian h = h / length^2 with h = difference on the pixels that border the hole: a membrane
 that fades toward the middle of the hole, so that what was generated there keeps its colors. A multigrid solves it from
 coarse to fine. Where the hole cuts through an object, the two sides rightly differ and must not bleed into each other:
 a border pixel pulls the less, the more it disagrees with most others. What remains of a disagreement fades out in a

@@ -83,7 +83,7 @@ def test_what_disagrees_with_most_of_the_border_does_not_bleed():
 
 
 def test_holes_of_all_kinds():
-    """One pixel, a whole image, an image one pixel wide, nothing, seven holes, and a batch with all of different size."""
+    """One pixel, a whole image, an image one pixel wide, nothing, many holes, and a batch of all."""
     holes = torch.zeros(4, 20, 30, dtype=torch.bool)
     holes[0, 3, 4] = True
     holes[1] = True
@@ -136,7 +136,9 @@ def test_a_shift_of_colors_disappears_at_the_edge():
     mask[:, 16:48, 16:48] = 1
     shifted = (original + torch.tensor([0.05, -0.03, 0.02])).clamp(0, 1)
     edge = (mask - masks.grow(mask, -1))[0] > 0
-    errors = {blend: composite(original, shifted, mask, color_match=False, blend=blend)[0] - original[0] for blend in BLENDS}
+    errors = {
+        blend: composite(original, shifted, mask, color_match=False, blend=blend)[0] - original[0] for blend in BLENDS
+    }
     assert errors["none"][edge].abs().max() == pytest.approx(0.05, abs=1e-5)
     assert errors["membrane"][edge].abs().max() < 0.01
 
@@ -144,7 +146,9 @@ def test_a_shift_of_colors_disappears_at_the_edge():
 def test_a_plain_paste():
     original, generated, mask = picture(20, 20), picture(20, 20).flip(1), torch.zeros(1, 20, 20)
     mask[:, 5:15] = 0.3
-    assert torch.equal(composite(original, generated, mask, color_match=False, blend="none")[:, 5:15], generated[:, 5:15])
+    assert torch.equal(
+        composite(original, generated, mask, color_match=False, blend="none")[:, 5:15], generated[:, 5:15]
+    )
     faded = composite(original, generated, mask, color_match=False, blend="feather")[:, 5:15]
     assert torch.allclose(faded, original[:, 5:15] * 0.7 + generated[:, 5:15] * 0.3, atol=1e-6)
     with pytest.raises(ValueError, match="blend is 'glue'; choose one of membrane, feather, none"):

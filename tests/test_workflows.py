@@ -250,7 +250,7 @@ def test_inpainting_repaints_the_mask_as_drawn_and_changes_no_pixel_outside(path
 
 @pytest.mark.parametrize("path", INPAINTING, ids=named)
 def test_a_workflow_saved_without_the_last_widget_blends_by_its_default(path, bundle, run, tmp_path):
-    pictures, mask = bundle(path)
+    bundle(path)
     old = saved(path)
     (composite,) = [node for node in old["nodes"] if node["type"] == "SD2Composite"]
     composite["widgets_values"] = composite["widgets_values"][:1]

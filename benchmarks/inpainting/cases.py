@@ -30,7 +30,7 @@ class Case:
     """What is given, and what is known of the result.
 
     image: the input. truth: the input without what the mask hides, the same outside it. prompt: for the whole image;
-    it asks for one object of this color and kind, or for none ("").
+    it asks for one object of this color and kind, or for none (""). holes: the parts of the mask where it may be.
     """
 
     name: str
@@ -41,23 +41,24 @@ class Case:
     prompt: str
     color: str = ""
     kind: str = ""
+    holes: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """A scene before the mask is drawn: its object, the one asked for, and the bare background, all on one backdrop."""
+    """A scene before the mask is drawn: its object, the one asked for, and the bare background."""
 
     seed: int
     before: Scene
     wanted: Scene
     bare: Scene
 
-    def case(self, name: str, mask: Mask) -> Case:
+    def case(self, name: str, mask: Mask, *holes: Mask) -> Case:
         """Repaint what is under the mask to the object that is asked for; outside it lies the bare background."""
         hole, item = mask[..., None] > 0, self.wanted.items[0]
         image = np.where(hole, self.before.image, self.bare.image)
         prompt = plain_caption(item.color, item.kind, self.wanted.background)
-        return Case(name, self.seed, image, self.bare.image, mask, prompt, item.color, item.kind)
+        return Case(name, self.seed, image, self.bare.image, mask, prompt, item.color, item.kind, holes or (mask,))
 
 
 def places(first: int) -> Iterator[Place]:
@@ -107,9 +108,9 @@ def two_holes_case(place: Place) -> Case | None:
         top, left = rng.integers(MARGIN, dataset.SIZE - HOLE - MARGIN, 2)
         around = slice(top - MARGIN, top + HOLE + MARGIN), slice(left - MARGIN, left + HOLE + MARGIN)
         if not first[around].any():
-            mask = first.copy()
-            mask[top : top + HOLE, left : left + HOLE] = 1
-            return place.case("two holes", mask)
+            second = np.zeros_like(first)
+            second[top : top + HOLE, left : left + HOLE] = 1
+            return place.case("two holes", first + second, first, second)
     return None
 
 
@@ -135,7 +136,7 @@ def cut_case(place: Place) -> Case | None:
     item = place.wanted.items[0]
     prompt = plain_caption(item.color, item.kind, place.wanted.background)
     image = place.before.image
-    return Case("cut object", place.seed, image, image, mask, prompt, item.color, item.kind)
+    return Case("cut object", place.seed, image, image, mask, prompt, item.color, item.kind, (mask,))
 
 
 def padded(box: Box, margin: int = 8) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...training.random_masks import Mask
 from .cases import Case, Pixels
 
 RING = 4  # pixels
-NEAR = range(-1, 2)  # how far from the mask's border a seam is looked for, in pixels outside it
+NEAR = (*range(-RING, 9), 12, 16, 24, 32)  # px outside the mask's border: where a blend may have moved a seam to
 Z = 1.96  # of a 95 % interval
 
 Region = NDArray[np.bool_]  # [H, W]
@@ -24,11 +25,25 @@ Region = NDArray[np.bool_]  # [H, W]
 class Measures:
     """changed, most: pixels outside the mask as drawn that differ from the input, and by how much at most.
 
-    seam: the worst excess step, see `seam`. shift, error: mean color shift, and mean absolute error, in the RING px
-    inside the mask, both against the truth. hole: mean absolute error in the whole mask. kept: PSNR outside it in dB.
+    steps: the excess step at each distance of NEAR, see `excess_steps`. shift, error: mean color shift, and mean
+    absolute error, in the RING px inside the mask, and hole: the latter in the whole mask, against the truth. kept:
+    mean squared difference from the input outside the mask.
     """
 
     changed: int
+    most: int
+    steps: tuple[float, ...]
+    shift: float
+    error: float
+    hole: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The means of several measures, the largest `most`, `seam`, the worst mean step, and `kept` as PSNR in dB."""
+
+    changed: float
     most: int
     seam: float
     shift: float
@@ -40,18 +55,34 @@ class Measures:
 def measure(case: Case, result: Pixels) -> Measures:
     """Measure the result of a case, of the same size."""
     inside = case.mask > 0
-    difference = np.abs(result.astype(int) - case.image)[~inside]
+    difference = np.abs(result.astype(int) - case.image) * ~inside[..., None]
     ring = inside & ~(grown(case.mask, -RING) > 0)
     offset = result.astype(float) - case.truth
-    squared = float((difference**2).mean()) if difference.size else 0.0
     return Measures(
-        changed=int(difference.max(1).astype(bool).sum()) if difference.size else 0,
-        most=int(difference.max()) if difference.size else 0,
-        seam=seam(result, case.truth, case.mask),
+        changed=int(difference.any(2).sum()),
+        most=int(difference.max()),
+        steps=excess_steps(result, case.truth, case.mask),
         shift=float(np.abs(offset[ring].mean(0)).mean()),
         error=float(np.abs(offset[ring]).mean()),
         hole=float(np.abs(offset[inside]).mean()),
-        kept=10 * math.log10(255**2 / squared) if squared else math.inf,
+        kept=float((difference[~inside] ** 2).mean()) if not inside.all() else 0.0,
+    )
+
+
+def summary(measures: Sequence[Measures]) -> Summary:
+    """Sum up the measures of several cases."""
+    changed, shift, error, hole, kept = (
+        float(np.mean([getattr(one, name) for one in measures]))
+        for name in ("changed", "shift", "error", "hole", "kept")
+    )
+    return Summary(
+        changed=changed,
+        most=max(one.most for one in measures),
+        seam=float(np.mean([one.steps for one in measures], axis=0).max()),
+        shift=shift,
+        error=error,
+        hole=hole,
+        kept=10 * math.log10(255**2 / kept) if kept else math.inf,
     )
 
 
@@ -60,14 +91,14 @@ def grown(mask: Mask, px: int) -> Mask:
     return grow(torch.from_numpy(mask)[None], px)[0].numpy()
 
 
-def seam(result: Pixels, truth: Pixels, mask: Mask) -> float:
-    """The worst excess step along the mask's border.
+def excess_steps(result: Pixels, truth: Pixels, mask: Mask) -> tuple[float, ...]:
+    """How much larger than in the truth the step along the mask's border is, at each distance of NEAR.
 
     The step at a distance is the mean absolute difference of neighboring pixels on either side of the mask grown by
-    that distance; its excess is over that of the truth. The worst distance counts, as a blend may move the step.
+    that distance.
     """
-    regions = (grown(mask, distance) > 0 for distance in NEAR)
-    return max((step(result, region) - step(truth, region) for region in regions), default=0.0)
+    regions = [grown(mask, distance) > 0 for distance in NEAR]
+    return tuple(step(result, region) - step(truth, region) for region in regions)
 
 
 def step(image: Pixels, region: Region) -> float:

@@ -110,7 +110,9 @@ def render(
     """
     rng = np.random.default_rng(seed)
     place = background or str(rng.choice(BACKGROUNDS))
-    chosen = list(items) if items is not None else _choose(rng, count or int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])))
+    if items is None:
+        items = _choose(rng, count or int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])))
+    chosen = list(items)
     _check(chosen, place)
     canvas = Canvas(size)
     ground = BACKDROPS[place].paint(canvas, rng)
