@@ -60,8 +60,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. It matters only to "
-                        "blend feather of SD2 Composite. The mask for sampling stays sharp.",
+                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. It matters only "
+                        "to blend feather of SD2 Composite. The mask for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (
@@ -166,8 +166,8 @@ class SD2Composite:
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Composite the generated image over the original through the mask. Where the mask is 0, the original pixels "
-        "are kept exactly."
+        "Composite the generated image over the original where the mask is above 0, and hide the edge inside the "
+        "mask. Where the mask is 0, the original pixels are kept exactly."
     )
     SEARCH_ALIASES = ("paste back", "stitch", "image composite masked", "blend images")
     RETURN_TYPES = ("IMAGE",)
