@@ -1,14 +1,16 @@
-"""Nodes for inpainting: prepare a mask, encode the masked image, composite the result."""
+"""Nodes for inpainting: prepare or draw a mask, encode the masked image, composite the result."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..pipeline import images, inpaint, masks
 from ..pipeline.blend import BLENDS, composite
+from ..pipeline.lama_masks import SHAPES, covering
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 
@@ -93,6 +95,61 @@ class SD2MaskPreprocess:
         return masks.preprocess(
             mask, size, level=threshold, grow_px=grow, blur_px=blur, fill=fill_holes, invert=invert
         )
+
+
+class SD2RandomMask:
+    """Draw a random mask."""
+
+    CATEGORY = "SD2/inpaint"
+    DESCRIPTION = (
+        "Draw a random mask of strokes or boxes, as inpainting models are trained and compared on (LaMa). The same "
+        "seed gives the same mask."
+    )
+    SEARCH_ALIASES = ("lama mask", "random inpaint mask", "free-form mask", "benchmark mask")
+    RETURN_TYPES = ("MASK",)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("The mask, 1 where to repaint.",)
+    FUNCTION = "draw"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        size = {"default": 512, "min": 16, "max": 16384}
+        return {
+            "required": {
+                "width": ("INT", {**size, "tooltip": "Width of the mask in pixels."}),
+                "height": ("INT", {**size, "tooltip": "Height of the mask in pixels."}),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Random seed of the shapes.",
+                    },
+                ),
+                "coverage": (
+                    "FLOAT",
+                    {
+                        "default": 0.25,
+                        "min": 0.01,
+                        "max": 0.95,
+                        "step": 0.01,
+                        "tooltip": "The fraction of the image to cover. The shapes stay where the seed puts them, and "
+                        "grow until they cover it.",
+                    },
+                ),
+                "kind": (
+                    list(SHAPES),
+                    {"default": "mixed", "tooltip": "strokes or boxes; mixed lets the seed decide."},
+                ),
+            }
+        }
+
+    def draw(
+        self, width: int, height: int, seed: int = 0, coverage: float = 0.25, kind: str = "mixed"
+    ) -> tuple[Tensor]:
+        return (torch.from_numpy(covering(seed, width, height, coverage=coverage, kind=kind))[None],)
 
 
 class SD2VAEEncodeForInpaint:

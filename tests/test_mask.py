@@ -155,3 +155,19 @@ def test_the_input_is_left_alone():
     before = mask.clone()
     preprocess(mask, threshold=0.0, grow=3, blur=4, fill_holes=True, invert=True)
     assert torch.equal(mask, before)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "strokes", "boxes"])
+@pytest.mark.parametrize("coverage", [0.02, 0.25, 0.9])
+def test_random_masks_cover_what_they_are_to_and_repeat(kind, coverage):
+    drawn = []
+    for seed in range(6):
+        (mask,) = NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(200, 120, seed, coverage, kind)
+        assert mask.shape == (1, 120, 200)
+        assert set(mask.unique().tolist()) == {0.0, 1.0}
+        assert mask.mean() == pytest.approx(coverage, abs=0.03)
+        assert torch.equal(mask, NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(200, 120, seed, coverage, kind)[0])
+        drawn.append(mask)
+    assert not any(torch.equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
+    with pytest.raises(ValueError, match="kind is 'dots'; choose one of mixed, strokes, boxes"):
+        NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(64, 64, kind="dots")

@@ -8,7 +8,7 @@ import torch
 from helpers import call, picture
 from sd2_family.pipeline import masks, membrane
 from sd2_family.pipeline.blend import BLENDS, composite
-from sd2_family.training.random_masks import binary, boxes, strokes
+from sd2_family.pipeline.lama_masks import binary, boxes, strokes
 
 STEP = 1 / 255
 
@@ -16,7 +16,7 @@ STEP = 1 / 255
 def hole(seed, size):
     """Random strokes or boxes: [size, size], bool."""
     rng = np.random.default_rng(seed)
-    return binary((strokes if seed % 2 else boxes)(rng, size)) > 0
+    return binary((strokes if seed % 2 else boxes)(rng, size, size)) > 0
 
 
 def direct(difference, hole, fade):

@@ -41,6 +41,7 @@ INPUTS = {
     "SD2DepthEstimate": "depth_model image",
     "SD2DepthConditioning": "positive negative depth width height",
     "SD2SampleImage": "name",
+    "SD2RandomMask": "width height seed coverage kind",
     "SD2UpscaleConditioning": "positive negative image noise_level seed",
     "SD2ColorMatch": "image reference enabled",
 }
@@ -59,6 +60,7 @@ OUTPUTS = {
     "SD2DepthEstimate": "IMAGE",
     "SD2DepthConditioning": "CONDITIONING CONDITIONING",
     "SD2SampleImage": "IMAGE MASK",
+    "SD2RandomMask": "MASK",
     "SD2UpscaleConditioning": "CONDITIONING CONDITIONING LATENT",
     "SD2ColorMatch": "IMAGE",
 }

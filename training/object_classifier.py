@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..pipeline.components import compute_device
+from ..pipeline.lama_masks import Mask
 from . import dataset
 from .progress_bar import progress_bar
-from .random_masks import Mask
 from .trainer import Plan, averaged, train
 from .trials import PAIRS, Trial, object_mask
 from .world.scenes import BACKGROUNDS, COLORS, KINDS, render

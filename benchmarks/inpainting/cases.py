@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.lama_masks import Mask, binary, boxes, strokes
 from ...training import dataset
-from ...training.random_masks import Box, Mask, binary, boxes, hidden_fraction, strokes
+from ...training.random_masks import Box, hidden_fraction
 from ...training.trials import PAIRS, object_mask
 from ...training.world.scenes import BACKGROUNDS, KINDS, Scene, plain_caption, render
 
@@ -85,7 +86,7 @@ def object_case(place: Place) -> Case | None:
 def lama_case(place: Place) -> Case:
     """Strokes or boxes anywhere (Suvorov et al. 2021, arXiv:2109.07161)."""
     rng = np.random.default_rng((place.seed, 3))
-    return place.case("lama", binary((strokes if rng.random() < 0.5 else boxes)(rng, dataset.SIZE)))
+    return place.case("lama", binary((strokes if rng.random() < 0.5 else boxes)(rng, dataset.SIZE, dataset.SIZE)))
 
 
 def border_case(place: Place) -> Case:

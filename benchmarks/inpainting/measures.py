@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...pipeline.lama_masks import Mask
 from ...pipeline.masks import grow
-from ...training.random_masks import Mask
 from .cases import Case, Pixels
 
 RING = 4  # pixels
