@@ -61,8 +61,17 @@ def composite(
     hole = mask > 0
     if color_match:
         generated = match_color(generated, original, ~hole)
-    if blend == "membrane":
-        generated = (generated + membrane(original - generated, hole)).clamp(0, 1)
+    if blend == "membrane" and hole.any():
+        rows, columns = _span(hole.any(2)), _span(hole.any(1))
+        before, after = original[:, rows, columns], generated[:, rows, columns]
+        generated = generated.clone()
+        generated[:, rows, columns] = (after + membrane(before - after, hole[:, rows, columns])).clamp(0, 1)
     if blend == "feather":
         generated = original.lerp(generated, mask[..., None])
     return torch.where(hole[..., None], generated, original)
+
+
+def _span(used: Tensor) -> slice:
+    """Where any of [B, length] is set, and a pixel more at either end."""
+    index = used.any(0).nonzero()[:, 0]
+    return slice(max(0, int(index[0]) - 1), int(index[-1]) + 2)

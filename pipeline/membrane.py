@@ -113,21 +113,9 @@ def membrane(difference: Tensor, hole: Tensor) -> Tensor:
     Only the difference on the pixels next to the hole counts. Along the image's own border nothing pulls, and where
     the hole covers the whole image the correction is 0.
     """
-    correction = torch.zeros_like(difference)
-    if not hole.any():
-        return correction
-    rows, columns = _span(hole.any(2)), _span(hole.any(1))
-    inside = hole[:, None, rows, columns].to(difference.dtype)
-    level = _finest(inside, difference[:, rows, columns].movedim(-1, 1))
+    level = _finest(hole[:, None].to(difference.dtype), difference.movedim(-1, 1))
     h = _solve(level)
-    correction[:, rows, columns] = (h + _rim(level, level.target - h)).movedim(1, -1)
-    return correction
-
-
-def _span(used: Tensor) -> slice:
-    """Where any of [B, length] is set, and a pixel more at either end."""
-    index = used.any(0).nonzero()[:, 0]
-    return slice(max(0, int(index[0]) - 1), int(index[-1]) + 2)
+    return (h + _rim(level, level.target - h)).movedim(1, -1)
 
 
 def _finest(inside: Tensor, difference: Tensor) -> _Level:
@@ -182,12 +170,15 @@ def _weight(level: _Level) -> Tensor:
     From 0, the mean is weighted again and again by the agreement with it (Welsch's weights). A mean, as a membrane
     bends toward any outlier that is some pixels long.
     """
-    common = torch.zeros_like(level.target[..., :1, :1])
-    for _ in range(CONSENSUS):
-        disagreement = (level.target - common).square().mean(1, keepdim=True) / OUTLIER**2
-        weight = (-disagreement).exp()
-        pull = level.count * weight
-        common = (pull * level.target).sum((2, 3), keepdim=True) / pull.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    weight = torch.zeros_like(level.count)
+    for image, (count, target) in enumerate(zip(level.count[:, 0], level.target, strict=True)):
+        border = count > 0
+        count, target = count[border], target[:, border]  # [N], [C, N]
+        common, pull = torch.zeros_like(target[:, :1]), count
+        for _ in range(CONSENSUS):
+            pull = (-(target - common).square().mean(0) / OUTLIER**2).exp()
+            common = (pull * count * target).sum(1, keepdim=True) / (pull * count).sum().clamp(min=1e-6)
+        weight[image, 0, border] = pull
     return weight
 
 
@@ -238,6 +229,7 @@ def _rim(level: _Level, rest: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor) -> Tensor:
-    """The maximum of [B, 1, H, W] within REACH, in a square."""
-    x = F.max_pool2d(x, (1, 2 * REACH + 1), stride=1, padding=(0, REACH))
-    return F.max_pool2d(x, (2 * REACH + 1, 1), stride=1, padding=(REACH, 0))
+    """The maximum of [B, 1, H, W] over blocks of REACH and those around them, so at least REACH far."""
+    height, width = x.shape[-2:]
+    blocks = F.max_pool2d(F.max_pool2d(x, REACH, ceil_mode=True), 3, stride=1, padding=1)
+    return blocks.repeat_interleave(REACH, 2).repeat_interleave(REACH, 3)[..., :height, :width]
