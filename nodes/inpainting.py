@@ -250,6 +250,8 @@ class SD2Composite:
                         "With blend membrane it is rarely needed.",
                     },
                 ),
+            },
+            "optional": {  # so that an API workflow saved before this input was added still passes
                 "blend": (
                     list(BLENDS),
                     {
@@ -259,7 +261,7 @@ class SD2Composite:
                         "mask, none pastes.",
                     },
                 ),
-            }
+            },
         }
 
     def composite(

@@ -87,6 +87,15 @@ def test_same_pixels_as_the_workflow(workflow, run_workflow, tmp_path, monkeypat
     assert result.seconds > 0
 
 
+@pytest.mark.parametrize("blend", ["membrane", "feather", "none"])
+def test_inpainting_changes_no_pixel_outside_the_mask(blend):
+    before, hole = np.asarray(Image.open(sample("night")).convert("RGB")), np.asarray(Image.open(mask("night")))
+    model = sd2.load(DEMO.format("inpaint"))
+    after = model.inpaint(sample("night"), mask("night"), "a yellow car", seed=1, steps=2, blend=blend, blur=6).image
+    assert np.array_equal(np.asarray(after)[hole == 0], before[hole == 0])
+    assert not np.array_equal(np.asarray(after)[hole > 0], before[hole > 0])
+
+
 def test_every_workflow_has_its_task():
     assert set(TASKS) == {path.stem for path in (ROOT / "workflows").glob("*.json")}
 

@@ -258,6 +258,10 @@ def test_a_workflow_saved_without_the_last_widget_blends_by_its_default(path, bu
     copy = tmp_path / "old.json"
     copy.write_text(json.dumps(old))
     result = shown(run(copy))
+    prompt = graph.read(path, LIBRARY).prompt
+    (composite,) = [node for node in prompt.values() if node["class_type"] == "SD2Composite"]
+    del composite["inputs"]["blend"]
+    check(graph.from_json(prompt, LIBRARY), LIBRARY)  # as posted to a queue
     assert torch.equal(result, shown(run(path, "Composite.blend=membrane")))
     assert not torch.equal(result, shown(run(path, "Composite.blend=none")))
 
