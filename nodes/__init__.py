@@ -3,7 +3,7 @@
 from .conditioning import SD2CLIPTextEncode
 from .depth_to_image import SD2DepthConditioning, SD2DepthEstimate
 from .image_variations import SD2LoadImageEmbedding, SD2UnCLIPConditioning
-from .inpainting import SD2Composite, SD2MaskPreprocess, SD2VAEEncodeForInpaint
+from .inpainting import SD2Composite, SD2MaskPreprocess, SD2RandomMask, SD2VAEEncodeForInpaint
 from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
 from .sample_image import SD2SampleImage
@@ -27,6 +27,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2DepthEstimate": SD2DepthEstimate,
     "SD2DepthConditioning": SD2DepthConditioning,
     "SD2SampleImage": SD2SampleImage,
+    "SD2RandomMask": SD2RandomMask,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
@@ -46,4 +47,5 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2DepthEstimate": "SD2 Depth Estimate",
     "SD2DepthConditioning": "SD2 Depth Conditioning",
     "SD2SampleImage": "SD2 Sample Image",
+    "SD2RandomMask": "SD2 Random Mask",
 }

@@ -1,12 +1,15 @@
-"""Nodes for inpainting: prepare a mask, encode the masked image, composite the result."""
+"""Nodes for inpainting: prepare or draw a mask, encode the masked image, composite the result."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..pipeline import blend, images, inpaint, masks
+from ..pipeline import images, inpaint, masks
+from ..pipeline.blend import BLENDS, composite
+from ..pipeline.lama_masks import SHAPES, covering
 from ..pipeline.notices import notice
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
@@ -16,15 +19,15 @@ class SD2MaskPreprocess:
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask adds a soft edge outside it for "
-        "compositing the result."
+        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask is the same area with a soft edge "
+        "inside it, for compositing the result."
     )
     SEARCH_ALIASES = ("grow mask", "blur mask", "feather mask", "expand mask", "invert mask", "threshold mask")
     RETURN_TYPES = ("MASK", "MASK")
     RETURN_NAMES = ("mask", "blend_mask")
     OUTPUT_TOOLTIPS = (
         "The area to repaint, for SD2 VAE Encode (for Inpainting).",
-        "The same area with a soft edge, for SD2 Composite. Where it is 0, the original is kept.",
+        "The same area with a soft edge inside it, for SD2 Composite. Where it is 0, the original is kept.",
     )
     FUNCTION = "process"
 
@@ -49,7 +52,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": -512,
                         "max": 512,
-                        "tooltip": "Grow the mask by this many pixels; negative values shrink it.",
+                        "tooltip": "Grow both masks by this many pixels, so that more is repainted; negative values "
+                        "shrink them.",
                     },
                 ),
                 "blur": (
@@ -58,8 +62,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge that blend_mask adds outside the mask. The mask "
-                        "for sampling stays sharp.",
+                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. It matters only "
+                        "to blend feather of SD2 Composite. The mask for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (
@@ -91,6 +95,61 @@ class SD2MaskPreprocess:
         return masks.preprocess(
             mask, size, level=threshold, grow_px=grow, blur_px=blur, fill=fill_holes, invert=invert
         )
+
+
+class SD2RandomMask:
+    """Draw a random mask."""
+
+    CATEGORY = "SD2/inpaint"
+    DESCRIPTION = (
+        "Draw a random mask of strokes or boxes, as inpainting models are trained and compared on (LaMa). The same "
+        "seed gives the same mask."
+    )
+    SEARCH_ALIASES = ("lama mask", "random inpaint mask", "free-form mask", "benchmark mask")
+    RETURN_TYPES = ("MASK",)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("The mask, 1 where to repaint.",)
+    FUNCTION = "draw"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        size = {"default": 512, "min": 16, "max": 16384}
+        return {
+            "required": {
+                "width": ("INT", {**size, "tooltip": "Width of the mask in pixels."}),
+                "height": ("INT", {**size, "tooltip": "Height of the mask in pixels."}),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Random seed of the shapes.",
+                    },
+                ),
+                "coverage": (
+                    "FLOAT",
+                    {
+                        "default": 0.25,
+                        "min": 0.01,
+                        "max": 0.95,
+                        "step": 0.01,
+                        "tooltip": "The fraction of the image to cover. The shapes stay where the seed puts them, and "
+                        "grow until they cover it.",
+                    },
+                ),
+                "kind": (
+                    list(SHAPES),
+                    {"default": "mixed", "tooltip": "strokes or boxes; mixed lets the seed decide."},
+                ),
+            }
+        }
+
+    def draw(
+        self, width: int, height: int, seed: int = 0, coverage: float = 0.25, kind: str = "mixed"
+    ) -> tuple[Tensor]:
+        return (torch.from_numpy(covering(seed, width, height, coverage=coverage, kind=kind))[None],)
 
 
 class SD2VAEEncodeForInpaint:
@@ -163,8 +222,8 @@ class SD2Composite:
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Composite the generated image over the original through the mask. Where the mask is 0, the original pixels "
-        "are kept exactly."
+        "Composite the generated image over the original where the mask is above 0, and hide the edge inside the "
+        "mask. Where the mask is 0, the original pixels are kept exactly."
     )
     SEARCH_ALIASES = ("paste back", "stitch", "image composite masked", "blend images")
     RETURN_TYPES = ("IMAGE",)
@@ -178,16 +237,38 @@ class SD2Composite:
             "required": {
                 "original": ("IMAGE", {"tooltip": "The image before inpainting."}),
                 "generated": ("IMAGE", {"tooltip": "The decoded image, resized if its size differs."}),
-                "mask": ("MASK", {"tooltip": "The blend mask: 1 shows the generated image, 0 the original."}),
+                "mask": (
+                    "MASK",
+                    {"tooltip": "Where the generated image shows. Where the mask is 0, the original is kept exactly."},
+                ),
                 "color_match": (
                     "BOOLEAN",
                     {
-                        "default": True,
-                        "tooltip": "Match the generated image's colors to the original, measured where the mask is 0.",
+                        "default": False,
+                        "tooltip": "Match the generated image's colors to the original, measured where the mask is 0. "
+                        "With blend membrane it is rarely needed.",
                     },
                 ),
-            }
+            },
+            "optional": {  # so that an API workflow saved before this input was added still passes
+                "blend": (
+                    list(BLENDS),
+                    {
+                        "default": "membrane",
+                        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated "
+                        "colors smoothly until they meet the original's, feather fades through the soft edge of the "
+                        "mask, none pastes.",
+                    },
+                ),
+            },
         }
 
-    def composite(self, original: Tensor, generated: Tensor, mask: Tensor, color_match: bool = True) -> tuple[Tensor]:
-        return (blend.composite(original, generated, mask, color_match=color_match),)
+    def composite(
+        self,
+        original: Tensor,
+        generated: Tensor,
+        mask: Tensor,
+        color_match: bool = False,
+        blend: str = "membrane",
+    ) -> tuple[Tensor]:
+        return (composite(original, generated, mask, color_match=color_match, blend=blend),)

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from .images import fit, fit_batch, moments, normalize
 from .masks import normalize as normalize_mask
+from .masks import snap
+from .membrane import membrane
 from .notices import notice
 
+BLENDS = ("membrane", "feather", "none")
 MAX_GAIN = 1.5  # of a color match: a flat border must not amplify what it surrounds
 MEAN_BITS = 12  # to which a mean color is matched: 16 times as fine as an 8-bit file
 
@@ -40,21 +43,40 @@ def match_mean(image: Tensor, reference: Tensor) -> Tensor:
     return (image + (low + high) / 2).clamp(0, 1)
 
 
-def composite(original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool) -> Tensor:
-    """Blend `generated` over `original` [B, H, W, C] through a mask; where it is 0 the original's bits are kept.
+def composite(
+    original: Tensor, generated: Tensor, mask: Tensor, *, color_match: bool, blend: str = "membrane"
+) -> Tensor:
+    """Put `generated` over `original` [B, H, W, C] where a mask is above 0; elsewhere the original's bits are kept.
 
-    `generated` and the mask are resized to the original's size.
+    `generated` and the mask are resized to the original's size. blend: "membrane" corrects the generated colors by a
+    smooth field so that they meet the original's at the mask's edge; "feather" fades through the mask's values;
+    "none" pastes.
     """
+    if blend not in BLENDS:
+        raise ValueError(f"blend is {blend!r}; choose one of {', '.join(BLENDS)}")
     original = normalize(original)
     size = (original.shape[1], original.shape[2])
-    generated, mask = fit(normalize(generated), size), normalize_mask(mask, size)
+    generated, mask = fit(normalize(generated), size), snap(normalize_mask(mask, size))
     count = max(x.shape[0] for x in (original, generated, mask))
     original, generated, mask = (fit_batch(x, count) for x in (original, generated, mask))
-    if not mask.any():
+    hole = mask > 0
+    if not hole.any():
         notice("the mask is empty, so the image is the original; connect the blend_mask of SD2 Mask Preprocess")
-    elif color_match and mask.all():
+    elif color_match and hole.all():
         notice("color_match has no effect, because the mask keeps no pixel to measure; set it to off")
     if color_match:
-        generated = match_color(generated, original, mask == 0)
-    mask = mask[..., None]
-    return torch.where(mask == 0, original, original.lerp(generated, mask))
+        generated = match_color(generated, original, ~hole)
+    if blend == "membrane" and hole.any():
+        rows, columns = _span(hole.any(2)), _span(hole.any(1))
+        before, after = original[:, rows, columns], generated[:, rows, columns]
+        generated = generated.clone()
+        generated[:, rows, columns] = (after + membrane(before - after, hole[:, rows, columns])).clamp(0, 1)
+    if blend == "feather":
+        generated = original.lerp(generated, mask[..., None])
+    return torch.where(hole[..., None], generated, original)
+
+
+def _span(used: Tensor) -> slice:
+    """Where any of [B, length] is set, and a pixel more at either end."""
+    index = used.any(0).nonzero()[:, 0]
+    return slice(max(0, int(index[0]) - 1), int(index[-1]) + 2)

@@ -44,7 +44,7 @@ def preprocess(
     fill: bool = False,
     invert: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Clean a mask of any kind: where to repaint, and the same with a soft edge outside it, each [B, H, W].
+    """Clean a mask of any kind: where to repaint, and the same with a soft edge inside it, each [B, H, W].
 
     size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
     the mask encloses. invert: swap inside and outside first.
@@ -95,21 +95,28 @@ def grow(mask: Tensor, px: int) -> Tensor:
     return grown
 
 
-def blur(mask: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of [B, H, W]: sigma is half the radius, and nothing spreads farther than the radius."""
-    if radius == 0:
-        return mask
-    offsets = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
-    kernel = torch.exp(-2 * (offsets / radius) ** 2)
-    kernel = kernel / kernel.sum()
-    x = F.pad(mask[:, None], (radius, radius, radius, radius), mode="replicate")
-    x = F.conv2d(x, kernel.view(1, 1, 1, -1))
-    return F.conv2d(x, kernel.view(1, 1, -1, 1))[:, 0].clamp(0, 1)
-
-
 def feather(mask: Tensor, px: int) -> Tensor:
-    """Add a soft edge `px` wide outside the mask; the inside is kept, and beyond the edge the value is exactly 0."""
-    return torch.maximum(mask, blur(grow(mask, px // 2), px - px // 2))
+    """Fade the mask over the `px` inside its edge; outside it stays 0. What is thinner fades less, and never away.
+
+    The image's border is no edge.
+    """
+    if px == 0:
+        return mask
+    eroded, total = mask, mask.clone()
+    for step in range(px):
+        eroded = 1 - _dilate(1 - eroded, corners=step % 2 == 1)
+        total += eroded  # px + 1 times the mask where it is deep enough
+    deepest = total
+    for step in range(px + 1):
+        deepest = _dilate(deepest, corners=step % 2 == 1)
+    return mask * total / deepest.clamp(min=1e-6)
+
+
+def _dilate(x: Tensor, *, corners: bool) -> Tensor:
+    """The maximum over the neighbors of each pixel of [B, H, W]; with and without the corners by turns: an octagon."""
+    sideways = F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))
+    along = F.max_pool2d(sideways if corners else x, (3, 1), stride=1, padding=(1, 0))
+    return torch.maximum(sideways, along)
 
 
 def fading(length: int, px: int, *, at_start: bool, at_end: bool) -> Tensor:

@@ -18,8 +18,9 @@ from typing_extensions import Unpack
 
 from ..models.specs import Condition
 from ..samplers import SAMPLERS, SCHEDULERS
-from . import blend, depth, images, inpaint, latents, masks, pil, unclip, upscale
+from . import depth, images, inpaint, latents, masks, pil, unclip, upscale
 from .apply_lora import apply_lora
+from .blend import composite, match_mean
 from .checks import NEEDS
 from .components import Loaded
 from .denoiser import batch_contexts
@@ -32,6 +33,7 @@ ImageLike = Image.Image | Path | str | Tensor
 Prompt = str | Sequence[str]
 Images = Callable[[Sampling], Tensor]
 RANDOM_SEEDS = 2**32
+INPAINT_CFG = 4.0  # of the inpainting workflows: a higher one shifts colors along the edge of the mask
 
 
 class Settings(TypedDict, total=False):
@@ -142,18 +144,20 @@ class StableDiffusion:
         negative_prompt: str = "",
         *,
         grow: int = 0,
-        blur: int = 4,
+        blur: int = 0,
         fill: str = "original",
         keep_unmasked: bool = True,
-        color_match: bool = True,
+        color_match: bool = False,
         denoise: float = 1.0,
+        blend: str = "membrane",
         **settings: Unpack[Settings],
     ) -> Result:
-        """Repaint an image where the mask is white; an image of any size.
+        """Repaint an image where the mask is white; an image of any size. Pixels outside the mask keep their bits.
 
-        grow, blur: the mask's, in pixels; blur makes a soft edge outside it for blending. fill: what the masked area
-        starts from where denoise is below 1: original, grey, noise or surroundings. keep_unmasked: hold the rest
-        fixed while sampling. color_match: correct the colors by comparing both images outside the mask.
+        grow: enlarge the mask by so many pixels. fill: what the masked area starts from where denoise is below 1:
+        original, grey, noise or surroundings. keep_unmasked: hold the rest fixed while sampling. color_match: correct
+        the colors by comparing both images outside the mask. blend: how the edge is hidden: membrane, feather (over
+        `blur` pixels inside the mask) or none. cfg is 4 unless given.
         """
         self._require("inpaint")
         pixels = _image(image)
@@ -164,9 +168,10 @@ class StableDiffusion:
             options, latent = inpaint.encode(self.loaded.vae, pixels, where, fill, keep_unmasked)
             latent["samples"] = images.fit_batch(latent["samples"], max(len(positive[0][0]), len(latent["samples"])))
             sides = with_options(positive, options), with_options(negative, options)
-            return blend.composite(pixels, self._sample(sampling, *sides, latent), edge, color_match=color_match)
+            painted = self._sample(sampling, *sides, latent)
+            return composite(pixels, painted, edge, color_match=color_match, blend=blend)
 
-        return _timed(generate, settings, denoise)
+        return _timed(generate, {"cfg": INPAINT_CFG, **settings}, denoise)
 
     def variations(
         self,
@@ -262,7 +267,7 @@ class StableDiffusion:
             options, latent = upscale.encode(pixels, noise_level, noise_seed)
             sides = with_options(positive, options), with_options(negative, options)
             large = self._sample(sampling, *sides, latent)
-            return blend.match_mean(large, pixels) if color_match else large
+            return match_mean(large, pixels) if color_match else large
 
         return _timed(generate, settings)
 

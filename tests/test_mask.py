@@ -1,9 +1,11 @@
 """Masks: what the nodes make of them, against definitions written out pixel by pixel."""
 
+import numpy as np
 import pytest
 import torch
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.pipeline import masks
+from sd2_family.training.random_masks import random_mask
 
 
 def preprocess(mask, **widgets):
@@ -117,30 +119,35 @@ def test_fill_holes_leaves_open_shapes():
     assert torch.equal(filled, spiral)
 
 
-def test_blur_is_a_gaussian():
-    radius = 6  # sigma 3
-    offsets = torch.arange(-6, 7, dtype=torch.float64)
-    weights = torch.exp(-(offsets**2) / (2 * 3.0**2))
-    weights = weights / weights.sum()
-    expected = torch.zeros(33, 33, dtype=torch.float64)
-    expected[10:23, 10:23] = weights[:, None] * weights
-    assert torch.allclose(masks.blur(dot(), radius)[0].double(), expected, atol=1e-7)  # float32 sums
-
-
 @pytest.mark.parametrize("blur", [1, 2, 7, 16])
-def test_blend_mask_fades_outside_the_mask_only(blur):
-    mask = torch.zeros(1, 80, 80)
-    mask[:, 39] = 1  # a stroke
+def test_blend_mask_fades_inside_the_mask_only(blur):
+    mask = torch.zeros(1, 90, 100)
+    mask[:, :, 20:] = 1  # up to the image's right border, which is no edge
     sampling, blend = preprocess(mask, blur=blur)
     assert torch.equal(sampling, mask)
-    assert (blend[:, 39] == 1).all()
-    assert not blend[:, : 39 - blur].any()
-    assert not blend[:, 40 + blur :].any()
-    column = blend[0, :, 40]
-    assert (column[:40].diff() >= -1e-6).all()
-    assert torch.allclose(column[:39].flip(0), column[40:79], atol=1e-6)
-    if blur > 2:  # no step: sigma is a quarter of the width, so the steepest slope is 1.6 / width
-        assert column.diff().abs().max() < 2 / blur
+    row = blend[0, 45]
+    assert not row[:20].any()
+    assert torch.allclose(row[20 : 20 + blur], torch.arange(1, blur + 1) / (blur + 1), atol=1e-6)  # a ramp
+    assert (row[20 + blur :] == 1).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 6])
+def test_thin_strokes_do_not_fade_away(width):
+    mask = torch.zeros(1, 60, 60)
+    mask[:, :, 30 : 30 + width] = 1
+    _, blend = preprocess(mask, blur=16)
+    assert (blend[0, :, 30 : 30 + width].amax(1) == 1).all()
+    assert not blend[mask == 0].any()
+
+
+@pytest.mark.parametrize("blur", [0, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_neither_mask_exceeds_a_drawn_one(blur, seed):
+    drawn = torch.from_numpy(random_mask(np.random.default_rng(seed), 64, [(10, 10, 40, 40)]))[None]
+    for mask in preprocess(drawn, blur=blur):
+        assert torch.equal(mask > 0, drawn > 0)
+    soft = drawn * 0.4
+    assert (preprocess(soft, threshold=0.0, blur=blur)[1] <= soft).all()
 
 
 def test_the_input_is_left_alone():
@@ -148,3 +155,19 @@ def test_the_input_is_left_alone():
     before = mask.clone()
     preprocess(mask, threshold=0.0, grow=3, blur=4, fill_holes=True, invert=True)
     assert torch.equal(mask, before)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "strokes", "boxes"])
+@pytest.mark.parametrize("coverage", [0.02, 0.25, 0.9])
+def test_random_masks_cover_what_they_are_to_and_repeat(kind, coverage):
+    drawn = []
+    for seed in range(6):
+        (mask,) = NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(200, 120, seed, coverage, kind)
+        assert mask.shape == (1, 120, 200)
+        assert set(mask.unique().tolist()) == {0.0, 1.0}
+        assert mask.mean() == pytest.approx(coverage, abs=0.03)
+        assert torch.equal(mask, NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(200, 120, seed, coverage, kind)[0])
+        drawn.append(mask)
+    assert not any(torch.equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
+    with pytest.raises(ValueError, match="kind is 'dots'; choose one of mixed, strokes, boxes"):
+        NODE_CLASS_MAPPINGS["SD2RandomMask"]().draw(64, 64, kind="dots")

@@ -37,10 +37,11 @@ INPUTS = {
     "SD2Sampler": "sampler_name eta",
     "SD2Scheduler": "model scheduler steps denoise",
     "SD2VAEDecode": "samples vae tile_size",
-    "SD2Composite": "original generated mask color_match",
+    "SD2Composite": "original generated mask color_match blend",
     "SD2DepthEstimate": "depth_model image",
     "SD2DepthConditioning": "positive negative depth width height",
     "SD2SampleImage": "name",
+    "SD2RandomMask": "width height seed coverage kind",
     "SD2UpscaleConditioning": "positive negative image noise_level seed",
     "SD2ColorMatch": "image reference enabled",
 }
@@ -59,6 +60,7 @@ OUTPUTS = {
     "SD2DepthEstimate": "IMAGE",
     "SD2DepthConditioning": "CONDITIONING CONDITIONING",
     "SD2SampleImage": "IMAGE MASK",
+    "SD2RandomMask": "MASK",
     "SD2UpscaleConditioning": "CONDITIONING CONDITIONING LATENT",
     "SD2ColorMatch": "IMAGE",
 }
@@ -150,11 +152,12 @@ def test_inpainting_keeps_size_and_everything_outside_the_mask(inpaint, fill, si
     (generated,) = call("SD2VAEDecode", latent, inpaint.vae, 0)
     assert generated.shape == image.shape
     for color_match in (False, True):
-        (result,) = call("SD2Composite", image, generated, blend, color_match)
-        assert torch.equal(result[blend == 0], image[blend == 0])
-        assert not torch.equal(result[mask == 1], image[mask == 1])
-        if not color_match:
-            assert torch.equal(result[mask == 1], generated[mask == 1])
+        for kind in ("membrane", "feather", "none"):
+            (result,) = call("SD2Composite", image, generated, blend, color_match, kind)
+            assert torch.equal(result[mask == 0], image[mask == 0])
+            assert not torch.equal(result[mask == 1], image[mask == 1])
+            if kind == "none" and not color_match:
+                assert torch.equal(result[mask == 1], generated[mask == 1])
 
 
 def test_half_precision_images(inpaint):

@@ -39,7 +39,7 @@ TASKS = {
     "img2img": lambda m, **s: m.image_to_image(sample("sunset"), "an orange balloon at sunset", seed=3, **s),
     "inpaint": lambda m, **s: m.inpaint(sample("forest"), mask("forest"), "a red house in a forest", seed=6, **s),
     "inpaint_v1": lambda m, **s: m.inpaint(
-        sample("night"), mask("night"), "a yellow car under a night sky", seed=8, grow=4, blur=8, sampler="plms", **s
+        sample("night"), mask("night"), "a yellow car under a night sky", seed=8, sampler="plms", **s
     ),
     "unclip_variations": lambda m, **s: m.variations(sample("sunset"), seed=2, cfg=6.0, **s),
     "unclip_mix": lambda m, **s: m.variations(
@@ -86,6 +86,15 @@ def test_same_pixels_as_the_workflow(workflow, run_workflow, tmp_path, monkeypat
     result = TASKS[workflow](sd2.load(name), **values)
     assert np.array_equal(np.asarray(result.image), expected)
     assert result.seconds > 0
+
+
+@pytest.mark.parametrize("blend", ["membrane", "feather", "none"])
+def test_inpainting_changes_no_pixel_outside_the_mask(blend):
+    before, hole = np.asarray(Image.open(sample("night")).convert("RGB")), np.asarray(Image.open(mask("night")))
+    model = sd2.load(DEMO.format("inpaint"))
+    after = model.inpaint(sample("night"), mask("night"), "a yellow car", seed=1, steps=2, blend=blend, blur=6).image
+    assert np.array_equal(np.asarray(after)[hole == 0], before[hole == 0])
+    assert not np.array_equal(np.asarray(after)[hole > 0], before[hole > 0])
 
 
 def test_every_workflow_has_its_task():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sd2_family.pipeline import lama_masks
 from sd2_family.pipeline.components import VAE
 from sd2_family.samplers.schedule import NoiseSchedule
 from sd2_family.training import export, networks, objectives, random_masks, trainer, unpack, warm_start
@@ -155,7 +156,7 @@ def test_masks_are_binary_and_cover_their_object():
         mask = random_masks.random_mask(rng, 128, [(40, 50, 80, 90)])
         assert mask.shape == (128, 128)
         assert set(np.unique(mask)) == {0.0, 1.0}
-        around = random_masks.binary(random_masks.around_object(rng, 128, (40, 50, 80, 90)))
+        around = lama_masks.binary(random_masks.around_object(rng, 128, (40, 50, 80, 90)))
         covered.append(around[52:88, 42:78].mean())
     assert min(covered) > 0.9  # a scribble may leave a corner
 

@@ -31,7 +31,7 @@ def repaint(loaded: Loaded, trials: Sequence[Trial], *, scale: float, steps: int
     )
     noise = starting_noise(latent["samples"], seed)
     painted = generate(loaded, positive, negative, noise, scale=scale, steps=steps)
-    return composite(images, painted, masks, color_match=False)
+    return composite(images, painted, masks, color_match=False, blend="none")
 
 
 def encode_prompts(clip: TextEncoder, prompts: Sequence[str]) -> Conditioning:

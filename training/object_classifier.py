@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..pipeline.components import compute_device
+from ..pipeline.lama_masks import Mask
 from . import dataset
 from .progress_bar import progress_bar
-from .random_masks import Mask
 from .trainer import Plan, averaged, train
 from .trials import PAIRS, Trial, object_mask
 from .world.scenes import BACKGROUNDS, COLORS, KINDS, render
@@ -94,11 +95,17 @@ def train_classifier(path: Path) -> None:
 
 
 @torch.inference_mode()
+def recognize(model: Classifier, images: Tensor, masks: Sequence[Mask]) -> list[tuple[str, str]]:
+    """The color and the kind of the object inside the mask of each of the images [N, H, W, 3]."""
+    pixels = images.movedim(-1, 1) * 2 - 1  # BHWC in 0..1 -> BCHW in -1..1
+    crops = torch.stack([crop_to_mask(image, mask) for image, mask in zip(pixels, masks, strict=True)])
+    kinds, colors = (logits.argmax(1).tolist() for logits in model(crops.to(compute_device())))
+    return [(list(COLORS)[color], KINDS[kind]) for color, kind in zip(colors, kinds, strict=True)]
+
+
 def score(model: Classifier, images: Tensor, trials: list[Trial]) -> str:
     """Describe how many of the images [N, H, W, 3] show the right color, and the right object, inside the mask."""
-    pixels = images.movedim(-1, 1) * 2 - 1  # BHWC in 0..1 -> BCHW in -1..1
-    crops = torch.stack([crop_to_mask(image, trial.mask) for image, trial in zip(pixels, trials, strict=True)])
-    kind, color = (logits.argmax(1).tolist() for logits in model(crops.to(compute_device())))
-    right_color = [list(COLORS)[c] == trial.color for c, trial in zip(color, trials, strict=True)]
-    right_kind = [KINDS[k] == trial.kind for k, trial in zip(kind, trials, strict=True)]
+    found = list(zip(recognize(model, images, [trial.mask for trial in trials]), trials, strict=True))
+    right_color = [color == trial.color for (color, _), trial in found]
+    right_kind = [kind == trial.kind for (_, kind), trial in found]
     return f"{100 * np.mean(right_color):.1f} % right color, {100 * np.mean(right_kind):.1f} % right object"

@@ -1,61 +1,25 @@
-"""Random masks: strokes and boxes as LaMa draws them (Suvorov et al. 2021, arXiv:2109.07161), or around an object."""
+"""Random masks for training: strokes, boxes, or around an object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ..pipeline.lama_masks import Mask, binary, boxes, strokes
+
 Box = Sequence[int]
-Mask = NDArray[np.float32]  # [H, W] of 0 and 1 (1 = repaint)
 
 
 def random_mask(rng: np.random.Generator, size: int, objects: Sequence[Box]) -> Mask:
     """Draw strokes, boxes, or the surroundings of one of the `objects`: [size, size]."""
     kind = rng.integers(3)
     if kind == 0:
-        return binary(strokes(rng, size))
+        return binary(strokes(rng, size, size))
     if kind == 1:
-        return binary(boxes(rng, size))
+        return binary(boxes(rng, size, size))
     return binary(around_object(rng, size, objects[int(rng.integers(len(objects)))]))
-
-
-def strokes(rng: np.random.Generator, size: int) -> Image.Image:
-    """Draw one to four thick polylines that wander over the image."""
-    mask = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(mask)
-    for _ in range(rng.integers(1, 5)):
-        width = int(size * rng.uniform(0.1, 0.32))
-        path = _wander(rng, size)
-        draw.line(path, fill=255, width=width, joint="curve")
-        for x, y in path:  # round caps
-            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
-    return mask
-
-
-def _wander(rng: np.random.Generator, size: int) -> list[tuple[float, float]]:
-    point = rng.uniform(0.1, 0.9, 2) * size
-    heading = rng.uniform(0, 2 * np.pi)
-    path = [(float(point[0]), float(point[1]))]
-    for _ in range(rng.integers(1, 5)):
-        heading += rng.normal(0, 1.0)
-        step = size * rng.uniform(0.1, 0.35) * np.array([np.cos(heading), np.sin(heading)])
-        point = np.clip(point + step, 0, size)
-        path.append((float(point[0]), float(point[1])))
-    return path
-
-
-def boxes(rng: np.random.Generator, size: int) -> Image.Image:
-    """Draw one to three filled boxes, each a quarter to three quarters of the image across."""
-    mask = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(mask)
-    for _ in range(rng.integers(1, 4)):
-        width, height = rng.uniform(0.25, 0.75, 2) * size
-        left, top = rng.uniform(0, size - width), rng.uniform(0, size - height)
-        draw.rectangle((left, top, left + width, top + height), fill=255)
-    return mask
 
 
 def around_object(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
@@ -81,8 +45,3 @@ def around_object(rng: np.random.Generator, size: int, box: Box) -> Image.Image:
 def hidden_fraction(mask: Mask, objects: Sequence[Box]) -> float:
     """Return the fraction of an object that the mask covers, 0..1, for the object covered most."""
     return max(float(mask[top:bottom, left:right].mean()) for left, top, right, bottom in objects)
-
-
-def binary(mask: Image.Image) -> Mask:
-    """Convert a mask to float [H, W] of 0 and 1."""
-    return (np.asarray(mask) > 127).astype(np.float32)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline.lama_masks import Mask, binary
 from . import dataset
-from .random_masks import Mask, around_object, binary, hidden_fraction
+from .random_masks import around_object, hidden_fraction
 from .world.scenes import COLORS, KINDS, Item, plain_caption, render
 
 PAIRS = [(color, kind) for color in COLORS for kind in KINDS]

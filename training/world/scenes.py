@@ -105,11 +105,14 @@ def render(
 ) -> Scene:
     """Paint the scene of `seed`, `size` pixels square.
 
-    `items` are (color, kind) pairs; by default 1 to 3 (or `count`) are drawn at random, without those of HELD_OUT.
+    `items` are (color, kind) pairs, none for the bare background; by default 1 to 3 (or `count`) are drawn at random,
+    without those of HELD_OUT. With one seed and `background`, the background is the same whatever the items are.
     """
     rng = np.random.default_rng(seed)
     place = background or str(rng.choice(BACKGROUNDS))
-    chosen = list(items) if items else _choose(rng, count or int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])))
+    if items is None:
+        items = _choose(rng, count or int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])))
+    chosen = list(items)
     _check(chosen, place)
     canvas = Canvas(size)
     ground = BACKDROPS[place].paint(canvas, rng)
@@ -121,6 +124,8 @@ def render(
 
 def caption(rng: np.random.Generator, items: Sequence[Item], background: str) -> str:
     """Write a random caption for these items, in any order; some omit the background."""
+    if not items:
+        return BACKDROPS[background].noun
     shuffled = [items[i] for i in rng.permutation(len(items))]
     sized = bool(rng.random() < 0.5)
     names = [" ".join(filter(None, (item.size_word if sized else "", item.color, item.kind))) for item in shuffled]
@@ -172,7 +177,7 @@ def _choose(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 
 def _arrange(rng: np.random.Generator, kinds: Sequence[str], ground: Ground) -> list[Spot]:
     """Draw random arrangements of decreasing size until one has little overlap; else return the least crowded."""
-    low, high = EXTENTS[min(3, len(kinds))]
+    low, high = EXTENTS[min(3, max(1, len(kinds)))]
     best: list[Spot] = []
     least = math.inf
     for attempt in range(120):
