@@ -17,6 +17,7 @@ from .canvas_text import fill_in
 from .check import check
 from .graph import Library, Workflow, is_link, label, order, outputs, title_of
 from .inputs import Json, hidden_of, inputs_of
+from .lists import call
 
 
 class NodeError(RuntimeError):
@@ -33,7 +34,7 @@ class Executor:
         self.library = library
         self.started = started
         self.objects: dict[str, object] = {}
-        self.results: dict[str, tuple[Any, ...]] = {}
+        self.results: dict[str, tuple[list[Any], ...]] = {}
 
     def read(self, path: Path) -> Workflow:
         """Read a workflow from a file."""
@@ -74,7 +75,7 @@ class Executor:
         """Return the value of IS_CHANGED, which covers files and other inputs outside the graph."""
         if not hasattr(node_class, "IS_CHANGED"):
             return None
-        given = {name: self._value(inputs[name], keys) for name in _given(node_class, inputs)}
+        given = {name: self._values(inputs[name], keys)[-1] for name in _given(node_class, inputs)}
         changed = node_class.IS_CHANGED(**given)
         return uuid4().hex if changed != changed else changed  # NaN means "always run again"
 
@@ -87,17 +88,14 @@ class Executor:
             if keys[node_id] in self.results and not getattr(node_class, "OUTPUT_NODE", False):
                 return {}
             self.started(title_of(node))
-            arguments = {name: self._value(node["inputs"][name], keys) for name in _given(node_class, node["inputs"])}
+            arguments = {name: self._values(node["inputs"][name], keys) for name in _given(node_class, node["inputs"])}
             with torch.inference_mode():
                 method = getattr(self._object(node_id, node_class), node_class.FUNCTION)  # type: ignore[attr-defined]
-                returned = method(**arguments, **_hidden(node_class, workflow, node_id))
+                shown, result = call(node_class, method, arguments, _hidden(node_class, workflow, node_id))
         except Exception as error:
             kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
             raise NodeError(f"{label(workflow.prompt, node_id)} failed: {kind}{error}") from error
-        shown, result = {}, returned
-        if isinstance(returned, dict):
-            shown, result = returned.get("ui", {}), returned.get("result", ())
-        self.results[keys[node_id]] = tuple(result)
+        self.results[keys[node_id]] = result
         return shown
 
     def _object(self, node_id: str, node_class: type) -> object:
@@ -105,8 +103,8 @@ class Executor:
             self.objects[node_id] = node_class()
         return self.objects[node_id]
 
-    def _value(self, value: Json, keys: Mapping[str, str]) -> object:
-        return self.results[keys[str(value[0])]][value[1]] if is_link(value) else value
+    def _values(self, value: Json, keys: Mapping[str, str]) -> list[Any]:
+        return self.results[keys[str(value[0])]][value[1]] if is_link(value) else [value]
 
 
 def _given(node_class: type, inputs: Mapping[str, Any]) -> list[str]:

@@ -291,7 +291,7 @@ def test_a_class_that_checks_a_choice_itself_is_asked_in_place_of_its_list():
 
 def test_only_what_the_outputs_need_runs():
     data = prompt() | {"9": {"class_type": "Picky", "inputs": {"name": "awful"}}}
-    assert run(data) == {"6": {"text": ("22.0",)}}
+    assert run(data) == {"6": {"text": ["22.0"]}}
     assert [name for name, _ in CALLS] == ["Number", "Number", "Add", "Show"]
 
 
