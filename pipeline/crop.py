@@ -62,6 +62,11 @@ class Stitch:
     boxes: tuple[Box, ...]
     masks: Tensor  # [B, H, W], in 0..1: what may change
 
+    def repeated(self, count: int) -> Stitch:
+        """Return a record for `count` crops where there were fewer: several results for one crop."""
+        times = -(-count // len(self.boxes))
+        return Stitch(self.images, (self.boxes * times)[:count], fit_batch(self.masks, count))
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -203,6 +208,7 @@ def stitch_all(
     results: dict[int, Tensor] = {}
     for record, crop_ in zip(records, crops, strict=True):
         key = record.images.data_ptr()  # views of one image are one image
+        record = record.repeated(max(len(crop_), len(record.boxes)))
         if key not in results:
             results[key] = fit_batch(record.images, len(record.boxes)).clone()
         _paste(results[key], record, crop_, color_match=color_match, blend=blend)

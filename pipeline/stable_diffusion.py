@@ -23,6 +23,7 @@ from .apply_lora import apply_lora
 from .blend import composite, match_mean
 from .checks import NEEDS
 from .components import Loaded
+from .crop import Window, crop, stitch_all
 from .denoiser import batch_contexts
 from .progress import Reporter, reporting
 from .sample import sample, sample_latent
@@ -150,6 +151,8 @@ class StableDiffusion:
         color_match: bool = False,
         denoise: float = 1.0,
         blend: str = "membrane",
+        context: float = 0.0,
+        context_px: int = 32,
         **settings: Unpack[Settings],
     ) -> Result:
         """Repaint an image where the mask is white; an image of any size. Pixels outside the mask keep their bits.
@@ -157,19 +160,27 @@ class StableDiffusion:
         grow: enlarge the mask by so many pixels. fill: what the masked area starts from where denoise is below 1:
         original, grey, noise or surroundings. keep_unmasked: hold the rest fixed while sampling. color_match: correct
         the colors by comparing both images outside the mask. blend: how the edge is hidden: membrane, feather (over
-        `blur` pixels inside the mask) or none. cfg is 4 unless given.
+        `blur` pixels inside the mask) or none. context: crop the mask's surroundings, this many times as large as the
+        mask and context_px wider, to the model's own size; 0 repaints in the whole image. cfg is 4 unless given.
         """
         self._require("inpaint")
         pixels = _image(image)
         where, edge = masks.preprocess(_mask(mask), _size(pixels), grow_px=grow, blur_px=blur)
         positive, negative = self._encode(prompt), self._encode(negative_prompt)
 
-        def generate(sampling: Sampling) -> Tensor:
+        def painted(sampling: Sampling, pixels: Tensor, where: Tensor) -> Tensor:
             options, latent = inpaint.encode(self.loaded.vae, pixels, where, fill, keep_unmasked)
             latent["samples"] = images.fit_batch(latent["samples"], max(len(positive[0][0]), len(latent["samples"])))
             sides = with_options(positive, options), with_options(negative, options)
-            painted = self._sample(sampling, *sides, latent)
-            return composite(pixels, painted, edge, color_match=color_match, blend=blend)
+            return self._sample(sampling, *sides, latent)
+
+        def generate(sampling: Sampling) -> Tensor:
+            if context == 0:
+                return composite(pixels, painted(sampling, pixels, where), edge, color_match=color_match, blend=blend)
+            window = Window(size=(self._size, self._size), factor=context, margin=context_px)
+            (cut,) = crop(pixels, where, window, blend_mask=edge)
+            repainted = painted(sampling, cut.image, cut.mask)
+            return stitch_all([cut.stitch], [repainted], color_match=color_match, blend=blend)[0]
 
         return _timed(generate, {"cfg": INPAINT_CFG, **settings}, denoise)
 

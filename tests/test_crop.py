@@ -158,3 +158,12 @@ def test_crops_without_their_images_are_an_error():
     images, _, records = call("SD2InpaintCrop", eight_bits(40, 40), hole(40, 40, (8, 8, 8, 8)))
     with pytest.raises(ValueError, match="there are 2 crops to stitch and 1 images; connect the images"):
         call("SD2InpaintStitch", records * 2, images, [True], ["membrane"])
+
+
+def test_several_results_for_one_crop_give_several_images():
+    image, mask = eight_bits(100, 100), hole(100, 100, (40, 40, 20, 20))
+    (one,) = crop.crop(image, mask, Window(size=SIZE))
+    (stitched,) = crop.stitch_all([one.stitch], [torch.rand(3, 64, 64, 3)], color_match=False)
+    assert stitched.shape == (3, 100, 100, 3)
+    assert torch.equal(stitched[:, mask[0] == 0], image.expand(3, -1, -1, -1)[:, mask[0] == 0])
+    assert not torch.equal(stitched[0], stitched[1])

@@ -236,3 +236,14 @@ def test_import_is_quick():
     """torch is imported at first use only."""
     code = "import sys, sd2_family; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=False).returncode == 0
+
+
+def test_a_small_hole_in_a_large_image_is_painted_at_the_models_size():
+    painter = sd2.load(DEMO.format("inpaint"))
+    large = Image.effect_noise((500, 400), 60).convert("RGB")
+    mask = Image.new("L", large.size)
+    mask.paste(255, (300, 200, 340, 240))
+    result = painter.inpaint(large, mask, "a red house", seed=1, steps=2, context=1.5).image
+    changed = np.any(np.asarray(result) != np.asarray(large), axis=-1)
+    assert changed.any()
+    assert not (changed & (np.asarray(mask) == 0)).any()
