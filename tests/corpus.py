@@ -25,15 +25,16 @@ SUFFIXES = {".json", ".png", ".webp", ".jpg", ".jpeg"}
 # Nodes of ComfyUI's own that graphs of SD 1.x and 2.x use every day: the runner is to have them
 EVERYDAY = """
 CLIPLoader CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CLIPVisionLoader CheckpointLoaderSimple
-ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage ConditioningSetAreaStrength
-ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut CropMask EmptyImage EmptyLatentImage
-FeatherMask GrowMask ImageBatch ImageCompositeMasked ImageInvert ImagePadForOutpaint ImageScale ImageScaleBy
-ImageScaleToTotalPixels ImageToMask ImageUpscaleWithModel InpaintModelConditioning InvertMask KSampler
-KSamplerAdvanced LatentBlend LatentComposite LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch
-LatentRotate LatentUpscale LatentUpscaleBy LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly
-MaskComposite MaskToImage PreviewAny PreviewImage RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage
-SetLatentNoiseMask SolidMask UNETLoader UpscaleModelLoader VAEDecode VAEDecodeTiled VAEEncode
-VAEEncodeForInpaint VAEEncodeTiled VAELoader unCLIPCheckpointLoader unCLIPConditioning
+ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
+ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut CropMask
+EmptyImage EmptyLatentImage FeatherMask GrowMask ImageBatch ImageCompositeMasked ImageInvert
+ImagePadForOutpaint ImageScale ImageScaleBy ImageScaleToTotalPixels ImageToMask ImageUpscaleWithModel
+InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentBlend LatentComposite
+LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LatentUpscale LatentUpscaleBy
+LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny PreviewImage
+RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask UNETLoader
+UpscaleModelLoader VAEDecode VAEDecodeTiled VAEEncode VAEEncodeForInpaint VAEEncodeTiled VAELoader
+unCLIPCheckpointLoader unCLIPConditioning
 """
 # the others for these models, which need a real ComfyUI
 REST = """
