@@ -10,7 +10,7 @@ import torch
 from .autoencoder import AutoencoderKL
 from .checkpoint import fill
 from .detection import GROUP_SIZE
-from .foreign_files import what_it_is
+from .foreign_files import not_the_part
 from .parts import AUTOENCODER, autoencoder_weights
 from .sizes import autoencoder_spec
 from .specs import SPECS, AutoencoderSpec
@@ -27,7 +27,7 @@ def load_autoencoder(path: str | Path) -> tuple[AutoencoderKL, AutoencoderSpec]:
     try:
         spec = autoencoder_spec(state, SPECS["v1"].autoencoder)
     except KeyError as error:
-        raise ValueError(f"{file.name} {what_it_is(file.tensors)}; choose the file of an autoencoder (VAE)") from error
+        raise ValueError(f"{file.name} {not_the_part(file.tensors, 'an autoencoder (VAE)')}") from error
     if spec.latent_channels != 4:
         raise ValueError(
             f"{file.name} is an autoencoder with {spec.latent_channels} latent channels; choose one with 4, such as "

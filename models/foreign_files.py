@@ -28,6 +28,10 @@ WITHOUT_UNET = (
         r"(^|\.)text_model\.|^(cond_stage_model\.)?(model\.)?transformer\.resblocks\.",
         "only a text encoder; load it with a CLIP loader, and choose a checkpoint that has a UNet",
     ),
+    (
+        r"(^|\.)vision_model\.|(^|\.)visual\.",
+        "only an image encoder; load it with a CLIP vision loader, and choose a checkpoint that has a UNet",
+    ),
     (r"^(string_to_param|emb_params|clip_[lg])$", "a textual-inversion embedding; choose a checkpoint"),
 )
 
@@ -44,6 +48,14 @@ def what_it_is(keys: Iterable[str]) -> str:
     if found:
         return f"is {found}"
     return f"is not a Stable Diffusion checkpoint (its first key is {keys[0]}); choose a 1.x or 2.x checkpoint"
+
+
+def not_the_part(keys: Iterable[str], part: str) -> str:
+    """Return the end of a sentence: what a file without a wanted part, such as "a text encoder", is instead."""
+    keys = list(keys)
+    found = _matching(keys, WITHOUT_UNET)
+    what = f"is {found}" if found else f"is not {part} (its first key is {keys[0]})"
+    return f"{what}; choose the file of {part}"
 
 
 def _matching(keys: list[str], sentences: Iterable[tuple[str, str]]) -> str:

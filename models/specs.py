@@ -94,6 +94,10 @@ class ImageSpec:
     embed_dim: int = 1024
 
 
+VIT_H = ImageSpec()  # OpenCLIP's
+VIT_L = ImageSpec(tower="clip-l", width=1024, layers=24, head_width=64, embed_dim=768)  # OpenAI's
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One kind of checkpoint: its parts, its prediction and its noise schedule."""
@@ -174,14 +178,14 @@ SPECS: dict[str, ModelSpec] = {
             kind="unclip-h",
             file="sd21-unclip-h.ckpt",
             unet=replace(_UNET_V2, vector_dim=2048),
-            image=ImageSpec(),
+            image=VIT_H,
         ),
         replace(
             _UNCLIP,
             kind="unclip-l",
             file="sd21-unclip-l.ckpt",
             unet=replace(_UNET_V2, vector_dim=1536),
-            image=ImageSpec(tower="clip-l", width=1024, layers=24, head_width=64, embed_dim=768),
+            image=VIT_L,
         ),
         replace(
             _V2,

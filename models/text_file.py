@@ -8,7 +8,7 @@ import torch
 
 from .checkpoint import fill, text_tower
 from .clip_text import TextTower
-from .foreign_files import what_it_is
+from .foreign_files import not_the_part
 from .parts import OPENCLIP_LAYERS, TEXT, clip_weights, openclip_weights, text_weights
 from .sizes import UnknownKindError, text_spec
 from .specs import SPECS
@@ -34,7 +34,7 @@ def load_text_encoder(path: str | Path) -> TextTower:
         if spec.layers >= OPENCLIP_LAYERS - 1:
             spec = text_spec(text, SPECS["v2-base"].text, cut=cut)
     except (KeyError, UnknownKindError) as error:
-        raise ValueError(f"{file.name} {what_it_is(file.tensors)}; choose the file of a text encoder") from error
+        raise ValueError(f"{file.name} {not_the_part(file.tensors, 'a text encoder')}") from error
     openclip = spec.tower == "openclip-h"
     with torch.device("meta"):
         tower = text_tower(spec)

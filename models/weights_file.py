@@ -35,6 +35,9 @@ _ALLOWED: list[Any] = [
     *{type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")},
     (_ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
 ]
+# where pickles keep their weights beside what else training saves: Lightning's key, then those of upscale models, the
+# moving average first
+_WEIGHTS = ("state_dict", "model_state_dict", "params_ema", "params-ema", "params", "model", "net")
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} cannot be read safely; use a .safetensors file") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"{path.name} is incomplete or not a checkpoint; download it again") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path.name} contains a {type(content).__name__}, not named weights; choose a checkpoint")
+    state = next((content[key] for key in _WEIGHTS if isinstance(content.get(key), dict)), content)
     return {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
 
 

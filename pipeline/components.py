@@ -182,7 +182,7 @@ class CLIP:
 
 @dataclass(frozen=True)
 class CLIPVision:
-    """The object on a CLIP_VISION wire: the image tower of an unCLIP checkpoint."""
+    """The object on a CLIP_VISION wire: the image tower of an unCLIP checkpoint or of a file of its own."""
 
     tower: ImageTower
     dtype: torch.dtype = torch.float32
@@ -369,3 +369,10 @@ def load_text_encoder(path: Path, embeddings: tuple[Path, ...] = ()) -> CLIP:
     from ..models import text_file
 
     return CLIP(text_file.load_text_encoder(path), embeddings=embeddings)
+
+
+def load_image_encoder(path: Path) -> CLIPVision:
+    """Load CLIP's image encoder from a file of its own; it computes in float32."""
+    from ..models import image_file
+
+    return CLIPVision(image_file.load_image_encoder(path))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .brownian import BrownianPath
 from .ddim import sample_ddim
-from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_sde
+from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
 from .euler import sample_euler, sample_euler_ancestral
 from .guidance import cfg, guide, rescale
 from .heun import sample_heun
@@ -81,6 +81,7 @@ __all__ = [
     "keep_unmasked",
     "rescale",
     "run",
+    "sample_dpmpp_3m_sde",
     "sample_lcm",
     "sampler_options",
     "starting_noise",

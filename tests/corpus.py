@@ -18,32 +18,43 @@ from sd2_family.headless.execute import Executor, NodeError
 from sd2_family.headless.image_files import image_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
+from spandrel.architectures.ESRGAN import ESRGAN
 from tiny import tiny_state, write_checkpoint
 
 SUFFIXES = {".json", ".png", ".webp", ".jpg", ".jpeg"}
 # Nodes of ComfyUI's own that graphs of SD 1.x and 2.x use every day: the runner is to have them
 EVERYDAY = """
-CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CheckpointLoaderSimple ConditioningAverage ConditioningCombine
-ConditioningSetTimestepRange EmptyLatentImage FeatherMask GrowMask ImageCompositeMasked ImagePadForOutpaint
-ImageScale ImageScaleBy ImageToMask InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentUpscale
-LatentUpscaleBy LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny
-PreviewImage RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask VAEDecode
-VAEEncode VAEEncodeForInpaint VAELoader unCLIPCheckpointLoader unCLIPConditioning
+CLIPLoader CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CLIPVisionLoader CheckpointLoaderSimple
+ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
+ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut CropMask
+EmptyImage EmptyLatentImage FeatherMask GrowMask ImageBatch ImageCompositeMasked ImageInvert
+ImagePadForOutpaint ImageScale ImageScaleBy ImageScaleToTotalPixels ImageToMask ImageUpscaleWithModel
+InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentBlend LatentComposite
+LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LatentUpscale LatentUpscaleBy
+LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny PreviewImage
+RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask UNETLoader
+UpscaleModelLoader VAEDecode VAEDecodeTiled VAEEncode VAEEncodeForInpaint VAEEncodeTiled VAELoader
+unCLIPCheckpointLoader unCLIPConditioning
 """
 # the others for these models, which need a real ComfyUI
 REST = """
-CLIPLoader CLIPVisionLoader ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
-ConditioningSetMask ConditioningZeroOut ControlNetApply ControlNetApplyAdvanced ControlNetLoader CropMask
-DiffControlNetLoader DiffusersLoader EmptyImage FreeU FreeU_V2 GLIGENLoader GLIGENTextBoxApply HyperTile
-HypernetworkLoader ImageBatch ImageBlend ImageBlur ImageCrop ImageInvert ImageQuantize ImageScaleToTotalPixels
-ImageSharpen ImageUpscaleWithModel JoinImageWithAlpha LatentBatch LatentBlend LatentComposite
-LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LoadLatent ModelMergeBlocks
-ModelMergeSimple ModelSamplingDiscrete PatchModelAddDownscale PerpNeg RebatchImages RebatchLatents RescaleCFG
-SaveLatent SelfAttentionGuidance SplitImageWithAlpha StyleModelApply StyleModelLoader TomePatchModel UNETLoader
-UpscaleModelLoader VAEDecodeTiled VAEEncodeTiled
+ControlNetApply ControlNetApplyAdvanced ControlNetLoader DiffControlNetLoader DiffusersLoader FreeU FreeU_V2
+GLIGENLoader GLIGENTextBoxApply HyperTile HypernetworkLoader ImageBlend ImageBlur ImageCrop ImageQuantize
+ImageSharpen JoinImageWithAlpha LatentBatch LoadLatent ModelMergeBlocks ModelMergeSimple ModelSamplingDiscrete
+PatchModelAddDownscale PerpNeg RebatchImages RebatchLatents RescaleCFG SaveLatent SelfAttentionGuidance
+SplitImageWithAlpha StyleModelApply StyleModelLoader TomePatchModel
 """
 TO_RUN, CORE = frozenset(EVERYDAY.split()), frozenset((EVERYDAY + REST).split())
-FOLDERS = {"ckpt_name": "checkpoints", "vae_name": "vae", "lora_name": "loras"}
+FOLDERS = {
+    "ckpt_name": "checkpoints",
+    "vae_name": "vae",
+    "lora_name": "loras",
+    "unet_name": "diffusion_models",
+    "model_name": "upscale_models",
+}
+CLIP_FOLDERS = {"CLIPLoader": "text_encoders", "CLIPVisionLoader": "clip_vision"}
+# parts that are read from a whole checkpoint as well
+FROM_CHECKPOINTS = {"diffusion_models": "v1", "text_encoders": "v1", "clip_vision": "unclip-h"}
 IMAGES = {"LoadImage", "LoadImageMask"}
 SPACE = {"width", "height", "x", "y", "left", "top", "right", "bottom", "target_width", "target_height"}
 SMALLER, STEPS = 8, 2
@@ -198,9 +209,10 @@ def _provide(workflow, scratch):
             if not isinstance(value, str):
                 continue
             value = value.replace("\\", "/")  # canvases of Windows
-            if name in FOLDERS:
-                kind = _kind(node["class_type"], value, kinds) if name == "ckpt_name" else name
-                _place(_tiny(kind, scratch.parent), scratch / "models" / FOLDERS[name] / value)
+            folder = CLIP_FOLDERS.get(node["class_type"]) if name == "clip_name" else FOLDERS.get(name)
+            if folder:
+                kind = _kind(node["class_type"], value, kinds) if folder == "checkpoints" else folder
+                _place(_tiny(kind, scratch.parent), scratch / "models" / folder / value)
             elif node["class_type"] in IMAGES and name == "image":
                 _place(_tiny("picture", scratch.parent), scratch / "in" / re.sub(r" \[\w+\]$", "", value))
             for word in EMBEDDING.findall(value):
@@ -229,11 +241,11 @@ def _tiny(kind, folder):
     path = folder / f"{kind}{'.png' if kind == 'picture' else '.safetensors'}"
     if kind == "picture":
         Image.effect_noise((64, 64), 60).convert("RGBA").save(path)
-    elif kind == "vae_name":
+    elif kind == "vae":
         state = tiny_state("v1")
         head = "first_stage_model."
         save_file({key.removeprefix(head): state[key].clone() for key in state if key.startswith(head)}, path)
-    elif kind == "lora_name":
+    elif kind == "loras":
         name = "middle_block.1.transformer_blocks.0.attn2.to_q"
         rows, columns = tiny_state("v1")[f"model.diffusion_model.{name}.weight"].shape[:2]
         key = f"lora_unet_{name.replace('.', '_')}"
@@ -241,10 +253,12 @@ def _tiny(kind, folder):
         save_file(
             {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down, f"{key}.alpha": torch.tensor(4.0)}, path
         )
+    elif kind == "upscale_models":
+        save_file(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), path)
     elif kind == "pickled":
         torch.save({"string_to_param": {"*": torch.randn(2, 64) / 10}}, path)
     elif kind == "embedding":
         save_file({"emb_params": torch.randn(2, 64) / 10}, path)
     else:
-        write_checkpoint(path, kind)
+        write_checkpoint(path, FROM_CHECKPOINTS.get(kind, kind))
     return path

@@ -27,7 +27,7 @@ WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING"}
 SECTIONS = ("Graph", "Inputs", "Outputs", "Tips", "When something goes wrong", "See also")
 CHINESE = re.compile("[\u4e00-\u9fff]")
 # what a ComfyUI installation has already, from its requirements.txt
-WITH_COMFYUI = {"torch", "safetensors", "einops", "numpy", "Pillow", "tqdm", "scipy"}
+WITH_COMFYUI = {"torch", "safetensors", "einops", "numpy", "Pillow", "tqdm", "scipy", "spandrel"}
 OUTSIDE = {"comfy-cli"}  # for the sd2 command
 
 

@@ -15,12 +15,14 @@ from sd2_family.samplers import (
     denoiser,
     final_sample,
     initial_sample,
+    sample_dpmpp_3m_sde,
     to_x0,
 )
 from torch import Tensor
 
 SCHEDULE = NoiseSchedule()
-STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde")
+SOLVERS = {**SAMPLERS, "dpmpp_3m_sde": sample_dpmpp_3m_sde}
+STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde")
 S2 = 0.25  # variance of the Gaussian data
 
 
@@ -59,6 +61,7 @@ def start(shape: tuple[int, ...] = (2, 4, 3, 3), seed: int = 0) -> Tensor:
         ("plms", {}, 2),  # Adams-Bashforth weights are for equal steps; on a smooth uneven grid order 2 is left
         ("dpmpp_2m", {}, 2),
         ("dpmpp_2m_sde", {"eta": 0.0}, 2),
+        ("dpmpp_3m_sde", {"eta": 0.0}, 2),
         ("dpmpp_sde", {"eta": 0.0}, 2),
         ("uni_pc", {"order": 1}, 2),  # the corrector adds one order
         ("uni_pc", {"order": 2}, 2),  # the last step is of first order, an error of h^2 once
@@ -69,7 +72,7 @@ def test_order_of_convergence(name: str, options: dict[str, float], order: int) 
     exact = math.sqrt((S2 + 0.1**2) / (S2 + 5.0**2))
     errors = []
     for steps in (160, 320):
-        x = SAMPLERS[name](
+        x = SOLVERS[name](
             gaussian, torch.ones(1, dtype=torch.float64), grid(5.0, 0.1, steps, 3.0), noise=no_noise, **options
         )
         errors.append(abs(x.item() - exact))
@@ -80,7 +83,7 @@ def test_plms_is_of_high_order_on_equal_steps() -> None:
     exact = math.sqrt((S2 + 0.1**2) / (S2 + 5.0**2))
     errors = []
     for steps in (160, 320):
-        x = SAMPLERS["plms"](gaussian, torch.ones(1, dtype=torch.float64), grid(5.0, 0.1, steps, 1.0), noise=no_noise)
+        x = SOLVERS["plms"](gaussian, torch.ones(1, dtype=torch.float64), grid(5.0, 0.1, steps, 1.0), noise=no_noise)
         errors.append(abs(x.item() - exact))
     assert math.log2(errors[0] / errors[1]) > 3.5  # fourth order, after a second-order start
 
@@ -90,17 +93,41 @@ def final_variance(name: str, steps: int, eta: float) -> float:
     sigmas = grid(5.0, 0.1, steps, 3.0)
     basis: Iterator[Tensor] = iter(torch.eye(2 * steps + 1, dtype=torch.float64))
     x = next(basis) * math.sqrt(S2 + 5.0**2)
-    return float((SAMPLERS[name](gaussian, x, sigmas, noise=lambda: next(basis), eta=eta) ** 2).sum())
+    return float((SOLVERS[name](gaussian, x, sigmas, noise=lambda: next(basis), eta=eta) ** 2).sum())
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize(
-    ("name", "order"), [("ddim", 1), ("euler_ancestral", 1), ("dpmpp_2m_sde", 2), ("dpmpp_sde", 2)]
+    ("name", "order"),
+    [("ddim", 1), ("euler_ancestral", 1), ("dpmpp_2m_sde", 2), ("dpmpp_3m_sde", 2), ("dpmpp_sde", 2)],
 )
 def test_variance_of_stochastic_solvers(name: str, order: int, eta: float) -> None:
     errors = [abs(final_variance(name, steps, eta) - (S2 + 0.1**2)) for steps in (80, 160)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
     assert errors[1] < (0.04 if order == 1 else 1e-3) * S2
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_dpmpp_3m_integrates_a_parabola_with_half_its_second_derivative(eta: float) -> None:
+    # dx = (1 + eta) (x0 - x) dlambda, and here x0 = a + b s + c s^2 at s after the start of the last of three steps
+    a, b, c = 0.7, -0.4, 0.9
+    lambdas = [0.0, 0.5, 0.7, 1.1]
+    s_of = [position - lambdas[2] for position in lambdas]
+    sigmas = torch.tensor([math.exp(-position) for position in lambdas], dtype=torch.float64)
+    xs: list[float] = []
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        s = -math.log(sigma) - lambdas[2]
+        xs.append(x.item())
+        return torch.full_like(x, a + b * s + c * s**2)
+
+    zero = torch.zeros(1, dtype=torch.float64)
+    x = sample_dpmpp_3m_sde(denoise, zero + 2.0, sigmas, noise=lambda: zero, eta=eta)
+    speed, h, count = 1 + eta, s_of[3], 200_000
+    s = (torch.arange(count, dtype=torch.float64) + 0.5) * h / count
+    decay = speed * torch.exp(-speed * (h - s))
+    integral = float((decay * (a + b * s + c * s**2 / 2)).sum()) * h / count
+    assert x.item() == pytest.approx(math.exp(-speed * h) * xs[2] + integral, abs=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
@@ -113,7 +140,7 @@ def test_dpmpp_sde_noises_share_one_path(eta: float) -> None:
         seen.append(x)
         return torch.zeros_like(x)
 
-    x = SAMPLERS["dpmpp_sde"](
+    x = SOLVERS["dpmpp_sde"](
         denoise, torch.zeros(2, dtype=torch.float64), torch.tensor([4.0, 1.0]), noise=lambda: next(basis), eta=eta
     )
     h = math.log(4.0)
@@ -174,7 +201,7 @@ def test_sigma_space_schedulers(theirs: str, ours: str, options: dict[str, objec
     noisy = {"generator": torch.Generator().manual_seed(3)} if ours == "euler_ancestral" else {}
     expected = run_theirs(scheduler, x, **noisy)
     # theirs draws in the dtype of the network output, float64 here
-    actual = SAMPLERS[ours](denoise, x, sigmas, noise=normals(x, seed=3))
+    actual = SOLVERS[ours](denoise, x, sigmas, noise=normals(x, seed=3))
     # they step in float32, hence relative to samples of size ten
     torch.testing.assert_close(actual, expected.double(), rtol=1e-5, atol=1e-5)
 
@@ -211,7 +238,7 @@ def test_alpha_space_schedulers(
         drawn = {"variance_noise": noise()} if ours == "dpmpp_2m_sde" else {}
         expected = scheduler.step(closed_form(expected, float(t)), t, expected, **drawn).prev_sample
     x = initial_sample(x, sigmas[0].item())
-    actual = SAMPLERS[ours](denoise, x, sigmas, noise=normals(x, seed=3), **ours_options)
+    actual = SOLVERS[ours](denoise, x, sigmas, noise=normals(x, seed=3), **ours_options)
     torch.testing.assert_close(actual, expected.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -230,7 +257,7 @@ def test_ddim_scheduler(eta: float, prediction: str) -> None:
             closed_form(expected, float(t)), t, expected, eta=eta, variance_noise=drawn
         ).prev_sample
     denoise = denoise_on(sigmas, scheduler.timesteps, prediction)
-    x = SAMPLERS["ddim"](denoise, initial_sample(x, sigmas[0].item()), sigmas, noise=normals(x, seed=3), eta=eta)
+    x = SOLVERS["ddim"](denoise, initial_sample(x, sigmas[0].item()), sigmas, noise=normals(x, seed=3), eta=eta)
     # their alphas_cumprod are float32: 1 - a is off by 4e-5 of itself at t = 1
     torch.testing.assert_close(final_sample(x, sigmas[-1].item()), expected, rtol=1e-5, atol=1e-5)
 
@@ -242,7 +269,7 @@ def test_pndm_scheduler() -> None:
     sigmas = SCHEDULERS["ldm"](SCHEDULE, 20)
     expected = run_theirs(scheduler, start())
     denoise = denoise_on(sigmas, torch.unique(scheduler.timesteps).flip(0), "epsilon")
-    x = SAMPLERS["plms"](denoise, initial_sample(start(), sigmas[0].item()), sigmas, noise=no_noise)
+    x = SOLVERS["plms"](denoise, initial_sample(start(), sigmas[0].item()), sigmas, noise=no_noise)
     torch.testing.assert_close(final_sample(x, sigmas[-1].item()), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -308,7 +335,7 @@ def test_ddim_is_the_reference_sampler(eta: float, steps: int, prediction: str) 
     sigmas = SCHEDULERS["ldm"](SCHEDULE, steps)
     x = initial_sample(noise, sigmas[0].item())
     denoise = denoiser(network, SCHEDULE, prediction)
-    x = SAMPLERS["ddim"](denoise, x, sigmas, noise=normals(noise, seed=1), eta=eta)
+    x = SOLVERS["ddim"](denoise, x, sigmas, noise=normals(noise, seed=1), eta=eta)
     torch.testing.assert_close(final_sample(x, sigmas[-1].item()), expected, rtol=0, atol=1e-12)
 
 
@@ -318,7 +345,7 @@ def test_plms_is_the_reference_sampler(steps: int, prediction: str) -> None:
     expected = textbook_plms(start(), steps, prediction)
     sigmas = SCHEDULERS["ldm"](SCHEDULE, steps)
     x = initial_sample(start(), sigmas[0].item())
-    x = SAMPLERS["plms"](denoiser(network, SCHEDULE, prediction), x, sigmas, noise=no_noise)
+    x = SOLVERS["plms"](denoiser(network, SCHEDULE, prediction), x, sigmas, noise=no_noise)
     torch.testing.assert_close(final_sample(x, sigmas[-1].item()), expected, rtol=0, atol=1e-12)
 
 
@@ -327,7 +354,7 @@ def test_float32_is_close_enough(prediction: str) -> None:
     def run(noise: Tensor) -> Tensor:
         sigmas = SCHEDULERS["ldm"](SCHEDULE, 50)
         denoise = denoiser(lambda x, t: network(x, t).to(x.dtype), SCHEDULE, prediction)
-        x = SAMPLERS["ddim"](denoise, initial_sample(noise, sigmas[0].item()), sigmas, noise=no_noise)
+        x = SOLVERS["ddim"](denoise, initial_sample(noise, sigmas[0].item()), sigmas, noise=no_noise)
         return final_sample(x, sigmas[-1].item())
 
     expected = run(start())
@@ -340,63 +367,63 @@ def test_float32_is_close_enough(prediction: str) -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_any_schedule_and_step_count(name: str, scheduler: str) -> None:
     for schedule in (SCHEDULE, NoiseSchedule(zero_terminal_snr=True)):
         for steps in (1, 2, 3, 8):
             sigmas = SCHEDULERS[scheduler](schedule, steps)
             x = initial_sample(start(), sigmas[0].item())
-            result = SAMPLERS[name](gaussian, x, sigmas, noise=normals(x))
+            result = SOLVERS[name](gaussian, x, sigmas, noise=normals(x))
             assert result.isfinite().all()
-            if name not in ("heun", "plms"):  # explicit slopes overshoot where one step spans most of the noise
+            if name not in ("heun", "plms", "dpmpp_3m_sde"):  # these overshoot where a step spans most of the noise
                 assert result.abs().max() < 6  # the data has variance S2, a single `ldm` step the start's of 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_no_step_returns_the_input(name: str) -> None:
     x = start()
     for sigmas in (torch.empty(0), torch.tensor([3.0])):
-        assert SAMPLERS[name](gaussian, x, sigmas, noise=no_noise) is x
+        assert SOLVERS[name](gaussian, x, sigmas, noise=no_noise) is x
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_one_step_to_zero_is_the_denoised_sample(name: str) -> None:
     x = start()
-    result = SAMPLERS[name](gaussian, x, torch.tensor([3.0, 0.0]), noise=no_noise)
+    result = SOLVERS[name](gaussian, x, torch.tensor([3.0, 0.0]), noise=no_noise)
     torch.testing.assert_close(result, gaussian(x, 3.0), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_a_repeated_sigma_is_no_step(name: str) -> None:
     x = start()
     once, twice = torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([3.0, 3.0, 2.0, 1.0, 1.0, 0.0])
-    results = [SAMPLERS[name](gaussian, x, sigmas, noise=normals(x)) for sigmas in (once, twice)]
+    results = [SOLVERS[name](gaussian, x, sigmas, noise=normals(x)) for sigmas in (once, twice)]
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_callback(name: str) -> None:
     seen: list[Step] = []
     x = start()
     sigmas = torch.tensor([3.0, 2.0, 1.0, 0.5])
-    SAMPLERS[name](gaussian, x, sigmas, noise=normals(x), callback=seen.append)
+    SOLVERS[name](gaussian, x, sigmas, noise=normals(x), callback=seen.append)
     assert [(s.index, s.total, s.sigma) for s in seen] == [(0, 3, 3.0), (1, 3, 2.0), (2, 3, 1.0)]
     assert seen[0].x is x
     for step in seen:
         assert torch.equal(step.denoised, gaussian(step.x, step.sigma))
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in STOCHASTIC])
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in STOCHASTIC])
 def test_deterministic_solvers_draw_nothing(name: str) -> None:
-    SAMPLERS[name](gaussian, start(), SCHEDULERS["ldm"](SCHEDULE, 5), noise=no_noise)
+    SOLVERS[name](gaussian, start(), SCHEDULERS["ldm"](SCHEDULE, 5), noise=no_noise)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_s_noise_scales_the_noise(name: str) -> None:
     sigmas = SCHEDULERS["ldm"](SCHEDULE, 5)
     x = start()
-    zero = SAMPLERS[name](gaussian, x, sigmas, noise=lambda: torch.zeros_like(x))
-    full, half = (SAMPLERS[name](gaussian, x, sigmas, noise=normals(x), s_noise=s) - zero for s in (1.0, 0.5))
+    zero = SOLVERS[name](gaussian, x, sigmas, noise=lambda: torch.zeros_like(x))
+    full, half = (SOLVERS[name](gaussian, x, sigmas, noise=normals(x), s_noise=s) - zero for s in (1.0, 0.5))
     torch.testing.assert_close(half, full / 2)
     assert full.abs().max() > 0.01
 
@@ -404,7 +431,7 @@ def test_s_noise_scales_the_noise(name: str) -> None:
 @pytest.mark.parametrize("name", [*STOCHASTIC, "ddim"])
 def test_a_large_eta_stays_real(name: str) -> None:
     x = start()
-    result = SAMPLERS[name](gaussian, x, SCHEDULERS["ldm"](SCHEDULE, 5), noise=normals(x), eta=3.0)
+    result = SOLVERS[name](gaussian, x, SCHEDULERS["ldm"](SCHEDULE, 5), noise=normals(x), eta=3.0)
     assert result.dtype == x.dtype
     assert result.isfinite().all()
 
@@ -414,6 +441,6 @@ def test_float32_from_zero_terminal_snr(name: str) -> None:
     # x0 + (x - x0) r keeps float32's relative error; x + (x - x0) (r - 1) would lose 3e-4 at a sigma of 4519
     sigmas = torch.tensor([NoiseSchedule(zero_terminal_snr=True).sigma_max, 1.0], dtype=torch.float64)
     x = initial_sample(start(), sigmas[0].item())
-    expected = SAMPLERS[name](gaussian, x, sigmas, noise=no_noise)
-    actual = SAMPLERS[name](gaussian, x.float(), sigmas, noise=no_noise)
+    expected = SOLVERS[name](gaussian, x, sigmas, noise=no_noise)
+    actual = SOLVERS[name](gaussian, x.float(), sigmas, noise=no_noise)
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-6)

@@ -354,6 +354,8 @@ WIDGETS = {  # the widget order of ComfyUI 0.3.64, which saved workflows rely on
     "VAELoader": "vae_name",
     "CLIPLoader": "clip_name type device",
     "UNETLoader": "unet_name weight_dtype",
+    "CLIPVisionLoader": "clip_name",
+    "UpscaleModelLoader": "model_name",
     "CLIPTextEncode": "text",
     "CLIPSetLastLayer": "stop_at_clip_layer",
     "LoraLoader": "lora_name strength_model strength_clip",

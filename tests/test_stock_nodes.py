@@ -1,15 +1,23 @@
 """The stand-ins that compute: one property each, against an expression of its own."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers_keys import transformers_image
 from helpers import empty, picture, prompts
 from safetensors.torch import save_file
 from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
+from sd2_family.models.clip_image import ImageTower, preprocess
+from sd2_family.models.detection import detect
+from sd2_family.models.image_file import load_image_encoder
 from sd2_family.models.text_file import load_text_encoder
-from tiny import hugging_face_text, tiny_state
+from sd2_family.pipeline.progress import reporting
+from sd2_family.pipeline.upscale_model import UpscaleModel
+from spandrel.architectures.ESRGAN import ESRGAN
+from tiny import hugging_face_image, hugging_face_text, randomise, tiny_spec, tiny_state
 from torch.nn import functional as F
 
 
@@ -469,6 +477,175 @@ def test_what_is_no_text_encoder_says_what_it_is(tmp_path):
     save_file({"encoder.down.0.block.0.conv1.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x.safetensors is only an autoencoder .*; choose the file of a text"):
         load_text_encoder(tmp_path / "x.safetensors")
+
+
+# ---- image encoders
+
+
+def image_encoder(kind, **sizes):
+    """A tower of the kind with random weights, of other sizes than the tiny checkpoints'."""
+    return randomise(ImageTower(replace(tiny_spec(kind).image, **sizes)), seed=5)
+
+
+IMAGE_NAMES = {
+    "open_clip": lambda state: state | {"transformer.resblocks.0.ln_1.bias": rand(2), "logit_scale": rand(1)},
+    "transformers": hugging_face_image,
+    "checkpoint": lambda state: {f"embedder.model.{key}": tensor for key, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize("names", IMAGE_NAMES)
+@pytest.mark.parametrize("kind", ["unclip-h", "unclip-l"])
+def test_an_image_encoder_under_any_names(tmp_path, use_folders, kind, names):
+    """Against transformers' own encoder."""
+    tower = image_encoder(kind, embed_dim=24)
+    (tmp_path / "clip_vision").mkdir()
+    save_file(clones(IMAGE_NAMES[names](tower.state_dict())), tmp_path / "clip_vision" / "a.safetensors")
+    use_folders(models=tmp_path)
+    assert STOCK["CLIPVisionLoader"].INPUT_TYPES()["required"]["clip_name"][0] == ["a.safetensors"]
+    assert STOCK["CLIPVisionLoader"].VALIDATE_INPUTS("a.safetensors")
+    (wire,) = run("CLIPVisionLoader", clip_name="a.safetensors")
+    (seen,) = run("CLIPVisionEncode", clip_vision=wire, image=picture(40, 50), crop="none")
+    expected = transformers_image(tower)(preprocess(picture(40, 50), 32)).image_embeds
+    assert torch.allclose(seen.image_embeds, expected, rtol=0, atol=1e-4)
+    assert expected.std() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "tower", "head_width"),
+    [
+        (64, 3, "clip-l", 64),
+        (80, 3, "openclip-h", 80),
+        (160, 3, "openclip-h", 80),
+        (320, 3, "clip-l", 64),
+        (80, 32, "openclip-h", 80),
+        (320, 32, "openclip-h", 80),
+        (64, 32, "openclip-h", 64),
+        (64, 24, "clip-l", 64),
+        (320, 24, "clip-l", 64),
+    ],
+)
+def test_depth_decides_which_clip_an_image_encoder_is(tmp_path, width, layers, tower, head_width):
+    made = image_encoder("unclip-h", width=width, head_width=head_width, layers=layers)
+    save_file(clones(made.state_dict()), tmp_path / "x.safetensors")
+    spec = load_image_encoder(tmp_path / "x.safetensors").spec
+    assert spec == replace(made.spec, tower=tower)
+
+
+def test_what_is_no_image_encoder_says_what_it_is(tmp_path):
+    path = tmp_path / "x.safetensors"
+    state = image_encoder("unclip-l").state_dict()
+    without = {key: tensor for key, tensor in state.items() if key != "visual.proj"}
+    for tensors, sentence in (
+        ({"encoder.down.0.block.0.conv1.weight": rand(2)}, "is only an autoencoder .*; choose the file of an image"),
+        ({"a.weight": rand(2)}, r"x.safetensors is not an image encoder \(its first key is a.weight\); choose the"),
+        (without, "has an image encoder without visual.proj; choose CLIP's ViT-H/14 or ViT-L/14"),
+        (state | {"visual.extra": rand(2)}, "1 unexpected key"),
+    ):
+        save_file(clones(tensors), path)
+        with pytest.raises(ValueError, match=sentence):
+            load_image_encoder(path)
+    save_file(clones(state), path)
+    with pytest.raises(ValueError, match="is only an image encoder; load it with a CLIP vision loader"):
+        detect(path)
+
+
+# ---- upscale models
+
+
+@pytest.fixture
+def upscaler(tmp_path, use_folders):
+    """upscaler(tensors, name): write a file into the folder upscale_models and load it with the stand-in."""
+    (tmp_path / "upscale_models").mkdir()
+    use_folders(models=tmp_path)
+
+    def load(tensors, name="a.safetensors"):
+        path = tmp_path / "upscale_models" / name
+        if path.suffix == ".safetensors":
+            save_file(clones(tensors), path)
+        else:
+            torch.save(tensors, path)
+        assert STOCK["UpscaleModelLoader"].VALIDATE_INPUTS(name)
+        return run("UpscaleModelLoader", model_name=name)[0]
+
+    return load
+
+
+def esrgan(seed=0, scale=2, **channels):
+    """A tiny ESRGAN with random weights, whose images are of ordinary contrast."""
+    network = randomise(ESRGAN(num_filters=8, num_blocks=1, scale=scale, **channels), seed)
+    network.model[-1].bias.data += 0.5
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("a.safetensors", lambda state: state),
+        ("a.pth", lambda state: state),
+        ("b.pth", lambda state: {"params": {"x": rand(1)}, "params_ema": state, "iteration": 3}),
+        ("c.pth", lambda state: {"params": {f"module.{key}": tensor for key, tensor in state.items()}}),
+        ("d.safetensors", lambda state: {f"module.{key}": tensor for key, tensor in state.items()}),
+    ],
+)
+def test_an_upscale_model_runs_as_its_network_does(upscaler, name, wrap):
+    network = esrgan()
+    image = picture(20, 30, count=2)
+    (larger,) = run("ImageUpscaleWithModel", upscale_model=upscaler(wrap(network.state_dict()), name), image=image)
+    with torch.no_grad():
+        expected = network(image.movedim(-1, 1)).clamp(0, 1).movedim(1, -1)
+    assert larger.shape == (2, 40, 60, 3)
+    assert torch.allclose(larger, expected, rtol=0, atol=1e-6)
+    assert expected.std() > 0.05
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.3
+
+
+def test_large_images_are_enlarged_in_tiles_of_512_that_overlap_by_32():
+    corners = []
+
+    def enlarge(x):
+        corners.append((tuple(x.shape[2:]), round(float(x[0, 0, 0, 0])), round(float(x[0, 1, 0, 0]))))
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3) / 2000 + 0.001 * len(corners)
+
+    rows, columns = torch.meshgrid(torch.arange(600.0), torch.arange(1000.0), indexing="ij")
+    image = torch.stack([rows, columns, rows], -1)[None].expand(2, -1, -1, -1)
+    seen = []
+    with reporting(lambda done, total: seen.append((done, total))):
+        larger = UpscaleModel(torch.nn.Linear(1, 1), enlarge, 2).upscale(image)
+    placed = [(top, left) for top in (0, 480) for left in (0, 480, 960)]
+    assert corners == [((min(512, 600 - y), min(512, 1000 - x)), y, x) for y, x in placed] * 2
+    assert seen == [(i + 1, 12) for i in range(12)]
+    # from tile to tile the share of the first falls in equal steps over the 64 pixels of the overlap
+    assert torch.allclose(larger[0, 0, 960:1024, 0] - 0.001, 0.001 * torch.arange(1, 65) / 65, atol=1e-6)
+
+
+def test_less_memory_makes_the_tiles_smaller():
+    sizes = []
+
+    def enlarge(x):
+        sizes.append(max(x.shape))
+        if sizes[-1] > 128:
+            raise torch.OutOfMemoryError
+        return x
+
+    image = picture(200, 300)
+    larger = UpscaleModel(torch.nn.Linear(1, 1), enlarge, 1).upscale(image)
+    assert sizes[:3] == [300, 256, 128]
+    assert torch.allclose(larger, image, atol=1e-6)
+
+
+def test_what_is_no_upscale_model_says_what_it_is(upscaler):
+    state = esrgan().state_dict()
+    with pytest.raises(ValueError, match=r"a.safetensors is a LoRA.*; choose the file of an upscale model"):
+        upscaler({"lora_unet_x.lora_down.weight": rand(2, 2)})
+    with pytest.raises(ValueError, match=r"is not an upscale model \(its first key is a\); choose the file of an up"):
+        upscaler({"a": rand(2)})
+    with pytest.raises(ValueError, match=r"a.safetensors is incomplete or damaged; download it again"):
+        upscaler({key: tensor for key, tensor in state.items() if "RDB2.conv3" not in key})
+    with pytest.raises(ValueError, match="does not make RGB images from RGB images"):
+        upscaler(esrgan(in_nc=1, out_nc=1).state_dict())
+    with pytest.raises(ValueError, match=r"none\.pth is not in .*upscale_models"):
+        STOCK["UpscaleModelLoader"].VALIDATE_INPUTS("none.pth")
 
 
 def test_settings_of_other_families_are_refused(parts):

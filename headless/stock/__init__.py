@@ -14,6 +14,7 @@ from . import (
     picture_conditioning_nodes,
     sampler_nodes,
     text_nodes,
+    upscale_model_nodes,
     vae_nodes,
 )
 
@@ -28,6 +29,7 @@ THEMES = (
     vae_nodes,
     sampler_nodes,
     image_nodes,
+    upscale_model_nodes,
     mask_nodes,
     file_nodes,
 )

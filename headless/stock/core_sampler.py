@@ -15,7 +15,15 @@ from ...pipeline.components import Model, compute_device
 from ...pipeline.images import fit_batch
 from ...pipeline.notices import notice
 from ...pipeline.types import Conditioning, Latent, Sampling
-from ...samplers import SAMPLERS, BrownianPath, Sampler, initial_sample, sample_lcm, starting_noise
+from ...samplers import (
+    SAMPLERS,
+    BrownianPath,
+    Sampler,
+    initial_sample,
+    sample_dpmpp_3m_sde,
+    sample_lcm,
+    starting_noise,
+)
 from .core_schedules import SCHEDULERS
 
 UNI_PC_END = 0.001  # the noise level at which ComfyUI ends UniPC, in place of 0
@@ -44,6 +52,8 @@ CORE_SAMPLERS: dict[str, CoreSampler] = {
     "dpmpp_2m": CoreSampler(SAMPLERS["dpmpp_2m"]),
     "dpmpp_2m_sde": CoreSampler(SDE, path=True),
     "dpmpp_2m_sde_gpu": CoreSampler(SDE, path=True, on_gpu=True),
+    "dpmpp_3m_sde": CoreSampler(sample_dpmpp_3m_sde, path=True),
+    "dpmpp_3m_sde_gpu": CoreSampler(sample_dpmpp_3m_sde, path=True, on_gpu=True),
     "ddpm": CoreSampler(SAMPLERS["euler_ancestral"]),  # the posterior of DDPM is the ancestral step with eta 1
     "lcm": CoreSampler(sample_lcm),
     "ddim": CoreSampler(SAMPLERS["euler"], own_noise=True),
@@ -65,8 +75,6 @@ SAMPLER_INSTEAD = {
     "dpmpp_2m_cfg_pp": "dpmpp_2m",
     "dpmpp_2m_sde_heun": "dpmpp_2m_sde",
     "dpmpp_2m_sde_heun_gpu": "dpmpp_2m_sde_gpu",
-    "dpmpp_3m_sde": "dpmpp_2m_sde",
-    "dpmpp_3m_sde_gpu": "dpmpp_2m_sde_gpu",
     "ipndm": "dpmpp_2m",
     "ipndm_v": "dpmpp_2m",
     "deis": "dpmpp_2m",

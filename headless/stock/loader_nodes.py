@@ -6,7 +6,18 @@ from dataclasses import replace
 
 from ...backends import folders, local
 from ...nodes.loaders import SD2CheckpointLoader
-from ...pipeline.components import CLIP, VAE, Loaded, Model, load, load_text_encoder, load_vae
+from ...pipeline.components import (
+    CLIP,
+    VAE,
+    CLIPVision,
+    Loaded,
+    Model,
+    load,
+    load_image_encoder,
+    load_text_encoder,
+    load_vae,
+)
+from .model_file import is_there, stamp
 from .schema import Inputs, Wire
 
 CLIP_TYPES = [
@@ -64,14 +75,34 @@ class VAELoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, vae_name: str | None) -> bool:
-        return _is_there("vae", vae_name)
+        return is_there("vae", vae_name)
 
     @classmethod
     def IS_CHANGED(cls, vae_name: str) -> list[int]:
-        return _stamp("vae", vae_name)
+        return stamp("vae", vae_name)
 
     def load_vae(self, vae_name: str) -> tuple[VAE]:
         return (load_vae(local.resolve_model("vae", vae_name)),)
+
+
+class CLIPVisionLoader:
+    RETURN_TYPES = ("CLIP_VISION",)
+    FUNCTION = "load_clip"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"clip_name": (local.list_models("clip_vision"),)}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, clip_name: str | None) -> bool:
+        return is_there("clip_vision", clip_name)
+
+    @classmethod
+    def IS_CHANGED(cls, clip_name: str) -> list[int]:
+        return stamp("clip_vision", clip_name)
+
+    def load_clip(self, clip_name: str) -> tuple[CLIPVision]:
+        return (load_image_encoder(local.resolve_model("clip_vision", clip_name)),)
 
 
 class CLIPLoader:
@@ -89,11 +120,11 @@ class CLIPLoader:
     def VALIDATE_INPUTS(cls, clip_name: str | None, type: str | None) -> bool | str:
         if type not in (None, CLIP_TYPES[0]):
             return f"type is {type!r}, a model of another family; choose stable_diffusion"
-        return _is_there("text_encoders", clip_name)
+        return is_there("text_encoders", clip_name)
 
     @classmethod
     def IS_CHANGED(cls, clip_name: str, **_: Wire) -> list[int]:
-        return _stamp("text_encoders", clip_name)
+        return stamp("text_encoders", clip_name)
 
     def load_clip(self, clip_name: str, type: str = CLIP_TYPES[0], device: str = "default") -> tuple[CLIP]:
         embeddings = tuple(folders.model_dirs("embeddings"))
@@ -113,27 +144,15 @@ class UNETLoader:
     def VALIDATE_INPUTS(cls, unet_name: str | None, weight_dtype: str | None) -> bool | str:
         if weight_dtype not in (None, "default"):
             return f"weight_dtype is {weight_dtype!r}, which needs ComfyUI; choose default, or run with --comfyui"
-        return _is_there("diffusion_models", unet_name)
+        return is_there("diffusion_models", unet_name)
 
     @classmethod
     def IS_CHANGED(cls, unet_name: str, **_: Wire) -> list[int]:
-        return _stamp("diffusion_models", unet_name)
+        return stamp("diffusion_models", unet_name)
 
     def load_unet(self, unet_name: str, weight_dtype: str) -> tuple[Model]:
         loaded = load(local.resolve_model("diffusion_models", unet_name))
         return (replace(loaded.model, mean_of_images=False),)
-
-
-def _is_there(kind: str, name: str | None) -> bool:
-    """Raise ValueError where there is no such file; None is a name that is linked and not known yet."""
-    if name is not None:
-        local.resolve_model(kind, name)
-    return True
-
-
-def _stamp(kind: str, name: str) -> list[int]:
-    stat = local.resolve_model(kind, name).stat()
-    return [stat.st_mtime_ns, stat.st_size]
 
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
@@ -141,6 +160,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "unCLIPCheckpointLoader": UnCLIPCheckpointLoader,
     "VAELoader": VAELoader,
     "CLIPLoader": CLIPLoader,
+    "CLIPVisionLoader": CLIPVisionLoader,
     "UNETLoader": UNETLoader,
 }
 
@@ -148,5 +168,6 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "CheckpointLoaderSimple": "Load Checkpoint",
     "VAELoader": "Load VAE",
     "CLIPLoader": "Load CLIP",
+    "CLIPVisionLoader": "Load CLIP Vision",
     "UNETLoader": "Load Diffusion Model",
 }

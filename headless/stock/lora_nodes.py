@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...backends import folders
 from ...pipeline.apply_lora import apply_lora
+from .model_file import is_there, stamp
 from .schema import Inputs, Wire
 
 STRENGTH = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})
@@ -14,14 +15,11 @@ class _LoraFile:
 
     @classmethod
     def VALIDATE_INPUTS(cls, lora_name: str | None) -> bool:
-        if lora_name is not None:  # None: linked and not known yet
-            folders.resolve_model("loras", lora_name)
-        return True
+        return is_there("loras", lora_name)
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str, **_: Wire) -> list[int]:
-        file = folders.resolve_model("loras", lora_name).stat()
-        return [file.st_mtime_ns, file.st_size]
+        return stamp("loras", lora_name)
 
 
 class LoraLoader(_LoraFile):

@@ -6,12 +6,17 @@ Arguments: ComfyUI's folder, the folder checkpoints of a models folder. Prints n
 import importlib
 import json
 import sys
+from pathlib import Path
 
 from embedded import FOLDER, gap, node, pack
 
 # isort: split
+import comfy.clip_vision
 import comfy.samplers
+import folder_paths
 import torch
+from safetensors.torch import save_file
+from spandrel.architectures.ESRGAN import ESRGAN
 
 import nodes as core_nodes
 
@@ -21,9 +26,11 @@ core_schedules = importlib.import_module("pack.headless.stock.core_schedules")
 folders = importlib.import_module("pack.backends.folders")
 local = importlib.import_module("pack.backends.local")
 inputs = importlib.import_module("pack.headless.inputs")
+clip_image = importlib.import_module("pack.models.clip_image")
+specs = importlib.import_module("pack.models.specs")
 assert pack
 
-EXTRAS = ("mask", "latent", "sdupscale", "post_processing", "preview_any")
+EXTRAS = ("mask", "latent", "sdupscale", "post_processing", "preview_any", "upscale_model")
 OURS, NAMES = stock.NODE_CLASS_MAPPINGS, stock.NODE_DISPLAY_NAME_MAPPINGS
 generator = torch.Generator().manual_seed(0)
 
@@ -56,7 +63,7 @@ def ours(name, **values):
     return getattr(OURS[name](), OURS[name].FUNCTION)(**values)
 
 
-FILES = {"ckpt_name", "vae_name", "lora_name", "image"}  # lists of files
+FILES = {"ckpt_name", "vae_name", "lora_name", "unet_name", "clip_name", "model_name", "image"}  # lists of files
 ORDERLESS = {"sampler_name", "scheduler"}  # ours come first
 
 
@@ -320,6 +327,82 @@ def main():
         numbers["samplers"] = sampler_gaps(model, loaded.model, positive, negative)
         numbers["regions"] = region_gaps(model, loaded.model, positive, negative, other)
         numbers["pictures"] = picture_gaps()
+        numbers["upscaled"] = upscaled_gaps()
+        numbers["image encoders"] = image_encoder_gaps()
+    return numbers
+
+
+def random_weights(network):
+    """Weights that keep activations near 1."""
+    for name, parameter in network.named_parameters():
+        level = float(parameter.ndim == 1 and name.endswith("weight"))  # of norms
+        width = parameter[0].numel() if parameter.ndim > 1 else 100
+        parameter.copy_(level + randn(*parameter.shape) * width**-0.5)
+    return network
+
+
+def upscaled_gaps():
+    """[gap, contrast] of pictures that an upscale model enlarged, by its file; both sides in one tile or several."""
+    network = random_weights(ESRGAN(num_filters=8, num_blocks=1, scale=2))
+    network.model[-1].bias += 0.5
+    state = network.state_dict()
+    files = {
+        "plain.safetensors": lambda path: save_file(state, path),
+        "BasicSR's.pth": lambda path: torch.save({"params_ema": state}, path),
+        "two sets.pth": lambda path: torch.save({"params": {}, "params_ema": state}, path),
+    }
+    place = FOLDER.parent / "upscale_models"
+    place.mkdir()
+    folder_paths.add_model_folder_path("upscale_models", str(place))
+    numbers = {}
+    for name, write in files.items():
+        write(place / name)
+        models = ours("UpscaleModelLoader", model_name=name)[0], core("UpscaleModelLoader", model_name=name)[0]
+        for height, width in ((40, 61), (600, 1050)) if name == "plain.safetensors" else ((16, 16),):
+            image = rand(2, height, width, 3)
+            pair = [
+                run("ImageUpscaleWithModel", upscale_model=model, image=image)[0]
+                for run, model in zip((ours, core), models, strict=True)
+            ]
+            numbers[f"{name}, {height} x {width}"] = [gap(*pair), float(pair[1].std())]
+    return numbers
+
+
+def image_encoder_gaps():
+    """[gap, contrast] of embeddings, by file: narrow towers of ViT-H's and ViT-L's depth, which ComfyUI goes by."""
+    place = FOLDER.parent / "clip_vision"
+    place.mkdir()
+    folder_paths.add_model_folder_path("clip_vision", str(place))
+    numbers, whole = {}, comfy.clip_vision.ClipVisionModel
+    image = (rand(2, 32, 32, 3) * 255).round() / 255  # of the encoders' size, where both prepare it alike
+    for name, width, layers in (("H", 80, 32), ("L", 64, 24)):
+        sizes = {"width": width, "head_width": width, "layers": layers, "patch_size": 8, "image_size": 32}
+        tower = random_weights(clip_image.ImageTower(specs.ImageSpec(**sizes, embed_dim=48)))
+        state = {key: tensor.half() for key, tensor in tower.state_dict().items()}  # what ComfyUI keeps
+
+        def narrow(config, tower=tower):
+            """ComfyUI's choice, with its depth and activation, at our width."""
+            values = json.loads(Path(config).read_text())
+            own = clip_image.hugging_face_config(tower.spec)
+            assert values["num_hidden_layers"] == own["num_hidden_layers"]
+            path = place / "config.json"
+            path.write_text(json.dumps(own | {"hidden_act": values["hidden_act"]}))
+            return whole(str(path))
+
+        comfy.clip_vision.ClipVisionModel = narrow
+        for names, tensors in (
+            ("open_clip", state),
+            ("transformers", comfy.clip_vision.convert_to_transformers(dict(state), "visual.")),
+        ):
+            file = f"{name} {names}.safetensors"
+            save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, place / file)
+            pair = []
+            for run in (ours, core):
+                (encoder,) = run("CLIPVisionLoader", clip_name=file)
+                (seen,) = run("CLIPVisionEncode", clip_vision=encoder, image=image, crop="none")
+                pair.append(seen.image_embeds.float())
+            numbers[file] = [gap(*pair), float(pair[1].std())]
+        comfy.clip_vision.ClipVisionModel = whole
     return numbers
 
 

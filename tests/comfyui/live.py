@@ -31,7 +31,7 @@ def missing():
     """Why the tests cannot run, in one sentence; empty where they can."""
     if not (PATH / "main.py").is_file():
         return f"no ComfyUI at {PATH}; set COMFYUI_PATH to a checkout"
-    needed = ("aiohttp", "alembic", "open_clip", "torch", "torchsde", "transformers", "yaml")
+    needed = ("aiohttp", "alembic", "open_clip", "spandrel", "torch", "torchsde", "transformers", "yaml")
     look = f"import importlib.util as util; raise SystemExit(not all(map(util.find_spec, {needed})))"
     if subprocess.run([PYTHON, "-c", look]).returncode:
         return f"{PYTHON} lacks ComfyUI's requirements; set COMFYUI_PYTHON to a Python that has them"

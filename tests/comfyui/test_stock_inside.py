@@ -56,3 +56,15 @@ def test_areas_masks_and_ranges_give_the_same_latents(numbers):
 
 def test_pictures_condition_our_models_as_they_do_inside(numbers):
     assert {name: value for name, value in numbers["pictures"].items() if value > CLOSE} == {}
+
+
+def test_upscale_models_make_the_same_pictures(numbers):
+    assert len(numbers["upscaled"]) == 4
+    assert {name: gap for name, (gap, _) in numbers["upscaled"].items() if gap > EXACT} == {}
+    assert {name: contrast for name, (_, contrast) in numbers["upscaled"].items() if contrast < 0.05} == {}
+
+
+def test_image_encoders_of_their_own_see_the_same(numbers):
+    assert len(numbers["image encoders"]) == 4
+    assert {name: gap for name, (gap, _) in numbers["image encoders"].items() if gap > CLOSE} == {}
+    assert {name: contrast for name, (_, contrast) in numbers["image encoders"].items() if contrast < 0.3} == {}
