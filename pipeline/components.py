@@ -294,6 +294,7 @@ class Model:
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
     changes: tuple[Change, ...] = ()  # of LoRA files, to the UNet
+    differential: float | None = None  # the strength of Differential Diffusion, None without it
     mean_of_images: bool = True  # an unCLIP model gets the weighted mean of several images, not their sum
 
     @property

@@ -8,7 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..samplers import SAMPLERS, SCHEDULERS, Step, run, sampler_options, starting_noise, step_noise, truncate
+from ..samplers import (
+    SAMPLERS,
+    SCHEDULERS,
+    Step,
+    gradual,
+    is_soft,
+    run,
+    same_mask,
+    sampler_options,
+    starting_noise,
+    step_noise,
+    truncate,
+)
 from .checks import check, check_understood
 from .components import Model, compute_device
 from .denoiser import guided_denoiser
@@ -32,9 +44,14 @@ def sample(
     noise: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled."""
+    """latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent [B, 4, h, w], unscaled.
+
+    A soft mask repaints gradually: each pixel from a time of its own on.
+    """
+    sigmas = truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise)
+    soft = mask is not None and is_soft(mask) and len(sigmas) > 0
     return sample_over(
-        truncate(SCHEDULERS[sampling.scheduler], model.schedule, sampling.steps, sampling.denoise),
+        sigmas,
         model,
         sampling,
         positive,
@@ -44,6 +61,7 @@ def sample(
         noise=noise,
         step_noise=step_noise(latent.to(compute_device()), sampling.seed),
         mask=mask,
+        mask_at=gradual(model.schedule, sigmas, model.differential or 1.0) if soft else same_mask,
         # a whole run starts from pure noise, as the reference does, and ignores the latent
         whole=sampling.denoise >= 1,
         options=sampler_options(sampling.sampler_name, sampling.eta),

@@ -16,7 +16,7 @@ from .euler import sample_euler, sample_euler_ancestral
 from .guidance import cfg, guide, rescale
 from .heun import sample_heun
 from .lcm import sample_lcm
-from .masked import MaskAt, hold_unmasked, keep_unmasked
+from .masked import MaskAt, gradual, hold_unmasked, is_soft, keep_unmasked, same_mask
 from .noise import starting_noise, step_noise
 from .parameterization import Prediction, denoiser, final_sample, from_x0, initial_sample, to_x0
 from .plms import sample_plms
@@ -75,12 +75,15 @@ __all__ = [
     "denoiser",
     "final_sample",
     "from_x0",
+    "gradual",
     "guide",
     "hold_unmasked",
     "initial_sample",
+    "is_soft",
     "keep_unmasked",
     "rescale",
     "run",
+    "same_mask",
     "sample_dpmpp_3m_sde",
     "sample_lcm",
     "sampler_options",

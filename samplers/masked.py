@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .schedule import NoiseSchedule
 from .solver import Denoise
 
 MaskAt = Callable[[Tensor, float], Tensor]
@@ -16,6 +17,28 @@ MaskAt = Callable[[Tensor, float], Tensor]
 def same_mask(mask: Tensor, sigma: float) -> Tensor:
     """Return the mask unchanged at every noise level."""
     return mask
+
+
+def gradual(schedule: NoiseSchedule, sigmas: Tensor, strength: float = 1.0) -> MaskAt:
+    """Repaint each pixel from a time of its own on: once the share of timesteps left is at most the mask's value.
+
+    Differential Diffusion (Levin and Fried 2023, arXiv:2306.00950): 1 repaints in the whole run over `sigmas`, 0.5 in
+    its second half, 0 never. strength: below 1, the mask's own values are mixed in.
+    """
+    first, last = (
+        float(schedule.timestep(sigma)) for sigma in (sigmas[0], max(float(sigmas[-1]), float(schedule.sigmas[0])))
+    )
+
+    def mask_at(mask: Tensor, sigma: float) -> Tensor:
+        left = (float(schedule.timestep(sigma)) - last) / max(first - last, 1e-6)
+        return mask.lerp(((mask >= left) & (mask > 0)).to(mask), strength)
+
+    return mask_at
+
+
+def is_soft(mask: Tensor) -> bool:
+    """Whether a mask has values between 0 and 1."""
+    return bool(((mask > 0) & (mask < 1)).any())
 
 
 def keep_unmasked(

@@ -385,6 +385,7 @@ WIDGETS = {  # the widget order of ComfyUI 0.3.64, which saved workflows rely on
     "LatentCompositeMasked": "x y resize_source",
     "LatentBlend": "blend_factor",
     "KSampler": "seed steps cfg sampler_name scheduler denoise",
+    "DifferentialDiffusion": "strength",
     "KSamplerAdvanced": "add_noise noise_seed steps cfg sampler_name scheduler start_at_step end_at_step "
     "return_with_leftover_noise",
     "ImageScale": "upscale_method width height crop",

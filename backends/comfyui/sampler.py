@@ -18,7 +18,7 @@ from torch import Tensor
 from ...models.specs import SPECS, ModelSpec
 from ...pipeline import checks
 from ...pipeline.types import Conditioning, Sampling
-from ...samplers import SCHEDULERS, NoiseSchedule, sampler_options, truncate
+from ...samplers import SCHEDULERS, NoiseSchedule, gradual, is_soft, sampler_options, truncate
 from ..sampler_object import SamplerObject, TabulatedSchedule, rescaled_guidance
 from .model import Patcher, sample_in_tiles
 
@@ -59,6 +59,10 @@ def sample(
         velocity = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
         guidance = rescaled_guidance(sampling.cfg_rescale, "v_prediction" if velocity else "epsilon")
         model.set_model_sampler_cfg_function(guidance)
+    if mask is not None and is_soft(mask) and "denoise_mask_function" not in model.model_options:
+        mask_at = gradual(levels, sigmas)
+        model = model.clone()
+        model.set_model_denoise_mask_function(lambda sigma, mask, extra_options: mask_at(mask, float(sigma[0])))
     options = sampler_options(sampling.sampler_name, sampling.eta)
     samples: Tensor = comfy.sample.sample_custom(
         model,

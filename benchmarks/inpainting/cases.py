@@ -24,6 +24,7 @@ CUT = 0.25, 0.75  # the fraction of the scene's object that a mask which cuts it
 SCRATCH = 2  # width of a scratch in pixels
 HOLE = 30  # side of the second hole in pixels
 MARGIN = 4  # between holes
+LARGE, SMALL_HOLE = 512, 112  # sides of an image and its hole in pixels
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,17 @@ def cut_case(place: Place) -> Case | None:
     return Case("cut object", place.seed, image, image, mask, prompt, item.color, item.kind, (mask,))
 
 
+def small_hole_case(place: Place) -> Case:
+    """A hole of 112 px in a bare scene of 512 px, four times the size that the demo was trained at."""
+    scene = render(place.seed, size=LARGE, items=[], background=place.bare.background)
+    top, left = np.random.default_rng((place.seed, 3)).integers(LARGE // 4, LARGE - SMALL_HOLE, 2)
+    mask = np.zeros((LARGE, LARGE), np.float32)
+    mask[top : top + SMALL_HOLE, left : left + SMALL_HOLE] = 1
+    item = place.wanted.items[0]
+    prompt = plain_caption(item.color, item.kind, scene.background)
+    return Case("small hole", place.seed, scene.image, scene.image, mask, prompt, item.color, item.kind, (mask,))
+
+
 def padded(box: Box, margin: int = 8) -> tuple[int, int, int, int]:
     """A box with a margin, within the image."""
     left, top, right, bottom = box
@@ -154,6 +166,7 @@ SETS: dict[str, Callable[[Place], Case | None]] = {
     "two holes": two_holes_case,
     "scratch": scratch_case,
     "cut object": cut_case,
+    "small hole": small_hole_case,
 }
 
 

@@ -19,7 +19,9 @@ from ...samplers import (
     SAMPLERS,
     BrownianPath,
     Sampler,
+    gradual,
     initial_sample,
+    same_mask,
     sample_dpmpp_3m_sde,
     sample_lcm,
     starting_noise,
@@ -173,6 +175,7 @@ def sample(
         step_noise=_step_noise(latent, seed),
         mask=_mask(latent_image.get("noise_mask"), latent),
         start=scaled + initial_sample(noise, first) if whole else initial_sample(noise, first, scaled),
+        mask_at=same_mask if model.differential is None else gradual(model.schedule, sigmas, model.differential),
         leave_noise=True,  # x of the last step, whatever its noise level
         options=_options(core, sigmas, latent, seed),
     )

@@ -1,6 +1,8 @@
-"""Stand-ins for the stock KSamplers."""
+"""Stand-ins for the stock KSamplers, and for what changes how they sample."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...pipeline.types import Sampling
 from . import core_sampler
@@ -85,12 +87,27 @@ class KSamplerAdvanced(_KSampler):
         return (sampled,)
 
 
+class DifferentialDiffusion:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        strength = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
+        return {"required": {"model": ("MODEL",)}, "optional": {"strength": ("FLOAT", strength)}}
+
+    def execute(self, model: Wire, strength: float = 1.0) -> tuple[Wire]:
+        return (replace(model, differential=strength or 1.0),)  # ComfyUI takes 0 for 1
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "KSampler": KSampler,
     "KSamplerAdvanced": KSamplerAdvanced,
+    "DifferentialDiffusion": DifferentialDiffusion,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "KSampler": "KSampler",
     "KSamplerAdvanced": "KSampler (Advanced)",
+    "DifferentialDiffusion": "Differential Diffusion",
 }
