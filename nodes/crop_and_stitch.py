@@ -66,7 +66,7 @@ class SD2InpaintCrop:
                 "context_pixels": (
                     "INT",
                     {
-                        "default": 32,
+                        "default": 0,
                         "min": 0,
                         "max": 8192,
                         "tooltip": "Pixels of the image to show around the masked area, on top of context.",
@@ -99,7 +99,7 @@ class SD2InpaintCrop:
         target_width: int = 0,
         target_height: int = 0,
         multiple_of: int = 8,
-        context_pixels: int = 32,
+        context_pixels: int = 0,
         holes: str = TOGETHER,
         model: DiffusionModel | None = None,
         context_mask: Tensor | None = None,

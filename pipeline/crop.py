@@ -19,6 +19,7 @@ from .images import fit_batch, normalize
 from .masks import normalize as normalize_mask
 from .masks import snap
 
+MOST_ENLARGED = 4  # times: a dot is shown with its surroundings, not as a large blot
 EIGHT_NEIGHBORS = np.ones((3, 3))  # pixels that touch at a corner are one hole
 
 
@@ -51,7 +52,7 @@ class Window:
     size: tuple[int, int] = (512, 512)  # (H, W) of the crop
     multiple: int = 8  # of which its sides are multiples
     factor: float = 1.5  # times the hole's bounding box
-    margin: int = 32  # pixels on each side of that
+    margin: int = 0  # pixels on each side of that
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ def crop(
     """Cut a window around the hole of each image and resize it; a list of one.
 
     image [B, H, W, C] and mask [B, H, W] of any size; one of them may be one for many of the other. The window also
-    holds the context mask; it grows to the aspect of `window.size` and lies inside the image. Where the image is too
-    narrow for that aspect, the crop keeps the window's aspect and number of pixels. All windows of a batch have one
-    size. An empty mask gives the whole image. blend_mask: what may change when stitched, if not the mask.
+    holds the context mask, and is enlarged at most `MOST_ENLARGED` times. It grows to the aspect of `window.size` and
+    lies inside the image. Where the image is too narrow for that aspect, the crop keeps the window's aspect and number
+    of pixels. All windows of a batch have one size. An empty mask gives the whole image.
+
+    blend_mask: what may change when stitched, if not the mask.
     """
     image = normalize(image)
     full = (image.shape[1], image.shape[2])
@@ -140,8 +143,13 @@ def windows(mask: Tensor, window: Window) -> tuple[Box, ...]:
     height, width = mask.shape[-2:]
     aspect = window.size[1] / window.size[0]
     marked = [_bounds(one) for one in mask]
-    needed_width = max(min(width, math.ceil(box.width * window.factor) + 2 * window.margin) for box in marked)
-    needed_height = max(min(height, math.ceil(box.height * window.factor) + 2 * window.margin) for box in marked)
+    least_height, least_width = (side / MOST_ENLARGED for side in window.size)
+
+    def needed(length: int, least: float, whole: int) -> int:
+        return min(whole, math.ceil(max(length * window.factor, least)) + 2 * window.margin)
+
+    needed_width = max(needed(box.width, least_width, width) for box in marked)
+    needed_height = max(needed(box.height, least_height, height) for box in marked)
     wide = min(width, max(needed_width, round(needed_height * aspect)))
     high = min(height, max(needed_height, round(needed_width / aspect)))
 

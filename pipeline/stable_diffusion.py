@@ -152,7 +152,7 @@ class StableDiffusion:
         denoise: float = 1.0,
         blend: str = "membrane",
         context: float = 0.0,
-        context_px: int = 32,
+        context_px: int = 0,
         **settings: Unpack[Settings],
     ) -> Result:
         """Repaint an image where the mask is white; an image of any size. Pixels outside the mask keep their bits.

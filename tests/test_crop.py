@@ -59,7 +59,7 @@ def test_the_size_of_a_crop(shape, where, multiple, expected):
 
 def test_the_window_holds_the_context_mask():
     mask, context = hole(200, 300, (90, 140, 20, 20)), hole(200, 300, (90, 20, 4, 4))
-    (one,) = crop.crop(eight_bits(200, 300), mask, Window(size=SIZE, margin=0, factor=1.0), context_mask=context)
+    (one,) = crop.crop(eight_bits(200, 300), mask, Window(size=SIZE, factor=1.0), context_mask=context)
     (box,) = one.stitch.boxes
     assert (box.x, box.width) == (20, 140)
     assert one.mask.sum() < 0.1 * one.mask.numel()
@@ -167,3 +167,10 @@ def test_several_results_for_one_crop_give_several_images():
     assert stitched.shape == (3, 100, 100, 3)
     assert torch.equal(stitched[:, mask[0] == 0], image.expand(3, -1, -1, -1)[:, mask[0] == 0])
     assert not torch.equal(stitched[0], stitched[1])
+
+
+@pytest.mark.parametrize(("side", "expected"), [(1, 16), (8, 16), (12, 18)])
+def test_a_dot_is_not_enlarged_to_a_blot(side, expected):
+    (one,) = crop.crop(eight_bits(200, 300), hole(200, 300, (90, 140, side, side)), Window(size=SIZE))
+    assert one.stitch.boxes[0].width == expected
+    assert one.mask.any()

@@ -62,7 +62,7 @@ def test_sd2_ksampler_repaints_gradually(load):
     (changed,) = STOCK["DifferentialDiffusion"]().execute(file.model)
     node = sample(type(file)(**{**vars(file), "model": changed}), *sides, latent, steps=8)["samples"]
     assert torch.equal(ours, node)  # on by itself
-    assert torch.equal(ours[..., 0], latent["samples"][..., 0])  # where the mask is 0
+    assert torch.allclose(ours[..., 0], latent["samples"][..., 0], atol=1e-6)  # where the mask is 0
     moved = (ours - latent["samples"]).abs().mean((0, 1, 2))
     assert moved[1:4].mean() < moved[5:].mean()
 

@@ -109,15 +109,10 @@ def patched(graph):
     return sampled(graph, graph.add("FreeU_V2", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)(), clip, vae)
 
 
-def of_two_areas(graph):
+def merged(graph):
     model, clip, vae = graph.load("v2-base.safetensors")
-    sides = []
-    for x, text in ((0.0, "a red house"), (0.5, "a blue lake")):
-        encoded = graph.add("CLIPTextEncode", clip=clip, text=text)()
-        where = {"width": 0.5, "height": 1.0, "x": x, "y": 0.0, "strength": 1.0}
-        sides.append(graph.add("ConditioningSetAreaPercentage", conditioning=encoded, **where)())
-    joined = graph.add("ConditioningCombine", conditioning_1=sides[0], conditioning_2=sides[1])()
-    return sampled_with(graph, model, vae, joined, graph.add("CLIPTextEncode", clip=clip, text="")())
+    changed = graph.add("FreeU", model=model, b1=1.1, b2=1.2, s1=0.9, s2=0.2)()
+    return sampled(graph, graph.add("ModelMergeSimple", model1=model, model2=changed, ratio=0.5)(), clip, vae)
 
 
 def custom(graph):
@@ -142,7 +137,7 @@ def quantized(graph):
     return graph.save(graph.add("ImageQuantize", image=blurred, colors=8, dither="none")())
 
 
-@pytest.mark.parametrize("build", [controlled, patched, of_two_areas, custom, quantized])
+@pytest.mark.parametrize("build", [controlled, patched, merged, custom, quantized])
 def test_nodes_that_run_only_in_comfyui(run, capsys, build):
     graph = Graph()
     build(graph)
