@@ -44,7 +44,7 @@ class SD2InpaintCrop:
                 "context": (
                     "FLOAT",
                     {
-                        "default": 1.5,
+                        "default": 1.2,
                         "min": 1.0,
                         "max": 20.0,
                         "step": 0.1,
@@ -95,7 +95,7 @@ class SD2InpaintCrop:
         self,
         image: Tensor,
         mask: Tensor,
-        context: float = 1.5,
+        context: float = 1.2,
         target_width: int = 0,
         target_height: int = 0,
         multiple_of: int = 8,

@@ -51,7 +51,7 @@ class Window:
 
     size: tuple[int, int] = (512, 512)  # (H, W) of the crop
     multiple: int = 8  # of which its sides are multiples
-    factor: float = 1.5  # times the hole's bounding box
+    factor: float = 1.2  # times the hole's bounding box
     margin: int = 0  # pixels on each side of that
 
 

@@ -27,7 +27,6 @@ class Settings(TypedDict, total=False):
     blur: int
     color_match: bool
     context: float
-    context_px: int
 
 
 def ours(**settings: Unpack[Settings]) -> Paint:
@@ -43,10 +42,8 @@ def ours(**settings: Unpack[Settings]) -> Paint:
 
 CONTENDERS: dict[str, Callable[[], Paint]] = {
     "ours": ours,
-    "ours, crop": partial(ours, context=1.5),
-    "ours, crop 1.2": partial(ours, context=1.2),
-    "ours, crop 2": partial(ours, context=2.0),
-    "ours, crop, cfg 7.5": partial(ours, context=1.5, cfg=7.5),
+    "ours, crop": partial(ours, context=1.2),
+    "ours, crop 1.5": partial(ours, context=1.5),
     "ours, cfg 2": partial(ours, cfg=2.0),
     "ours, cfg 7.5": partial(ours, cfg=7.5),
     "ours, blend none": partial(ours, blend="none", color_match=True),
