@@ -24,7 +24,8 @@ def test_a_node_of_ours_is_described_as_the_server_does(name, described):
 
 @pytest.mark.parametrize("name", sorted(set(LIBRARY.classes) - set(NODE_CLASS_MAPPINGS)))
 def test_a_stand_in_has_the_inputs_of_its_original_in_their_order(name, described):
+    """A later ComfyUI may have added inputs after them, with values of which a saved canvas says the order alone."""
     theirs, ours = (every[name]["input_order"] for every in described)
-    assert [ours.get(section, []) for section in ("required", "optional")] == [
-        theirs.get(section, []) for section in ("required", "optional")
-    ]
+    for section in ("required", "optional"):
+        names = ours.get(section, [])
+        assert theirs.get(section, [])[: len(names)] == names
