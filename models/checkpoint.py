@@ -169,6 +169,8 @@ def fill(
     if prepare is not None:
         prepare(module)
     dtype = dtype or majority_dtype(state)
+    if not dtype.is_floating_point:
+        raise ValueError(f"{name} has weights of type {dtype} at {prefix}; choose a file with floating-point weights")
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
     for key, tensor in state.items():
         if not _finite(tensor):

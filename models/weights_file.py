@@ -140,13 +140,28 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} contains a {type(content).__name__}, not named weights; choose a checkpoint")
     state = next((content[key] for key in _WEIGHTS if isinstance(content.get(key), dict)), content)
-    return {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+    tensors = {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+    for key, tensor in tensors.items():
+        if odd := _oddity(tensor):
+            raise ValueError(f"{path.name} has a {odd} tensor, {key}, and weights are plain; choose another file")
+    return tensors
+
+
+def _oddity(tensor: Tensor) -> str:
+    """What makes a tensor of a pickle one that no weights are, or an empty string."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "meta": tensor.is_meta,
+        "quantized": tensor.is_quantized,
+        "sparse": tensor.layout is not torch.strided,
+    }
+    return next((kind for kind, found in kinds.items() if found), "")
 
 
 def majority_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the dtype of most parameters, or float16 in place of an 8-bit dtype, which cannot compute."""
+    """Return the dtype of most parameters, or float16 in place of 8-bit floats, which cannot compute."""
     counts: Counter[torch.dtype] = Counter()
     for tensor in state.values():
         counts[tensor.dtype] += tensor.numel()
     most = counts.most_common(1)[0][0]
-    return most if most.itemsize > 1 else torch.float16
+    return torch.float16 if most.is_floating_point and most.itemsize == 1 else most

@@ -459,3 +459,32 @@ def test_inspect_and_the_loader_agree(save, capsys, change):
     said = capsys.readouterr()
     assert said.out.startswith(report)
     assert said.err == (f"sd2: {refused}\n" if refused else "")
+
+
+# ---- tensors that no weights are
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("sparse", lambda tensor: tensor.to_sparse()),
+        ("meta", lambda tensor: tensor.to("meta")),
+        ("quantized", lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.quint8)),
+    ],
+)
+def test_a_tensor_that_is_not_plain_is_named(tmp_path, kind, change):
+    key = UNET + "out.2.bias"
+    state = tiny_state("v1")
+    torch.save(state | {key: change(state[key])}, tmp_path / "x.ckpt")
+    with pytest.raises(
+        ValueError, match=rf"^x.ckpt (has a {kind} tensor, {key}|cannot be read safely|would run|is inc)"
+    ):
+        inspect(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16, torch.int8, torch.complex64, torch.bool])
+def test_weights_of_another_type_are_named(tmp_path, dtype):
+    state = {key: tensor.to(dtype) for key, tensor in tiny_state("v1").items()}
+    torch.save(state, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=rf"^x.ckpt has weights of type {dtype} at "):
+        inspect(tmp_path / "x.ckpt")
