@@ -235,3 +235,49 @@ def test_errors_are_those_without_comfyui(server):
     graph.save(graph.add("VAEDecode", samples=samples, vae=vae)())
     with pytest.raises(RuntimeError, match=r"has an inpainting mask, which needs a checkpoint of kind .*v2-inpaint"):
         server.run(graph)
+
+
+@pytest.mark.parametrize("holes", ["together", "one by one"])
+def test_crop_and_stitch_is_the_same_without_comfyui(server, alone, holes):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-inpaint.safetensors")
+    sample = graph.add("SD2SampleImage", name="forest.png")()
+    corners = (
+        graph.add("SolidMask", value=1.0, width=20, height=16)(),
+        graph.add("SolidMask", value=1.0, width=12, height=24)(),
+    )
+    mask = graph.add("SolidMask", value=0.0, width=128, height=128)()
+    for corner, (x, y) in zip(corners, ((16, 24), (90, 70)), strict=True):
+        mask = graph.add("MaskComposite", destination=mask, source=corner, x=x, y=y, operation="add")()
+    widgets = {"context": 1.2, "target_width": 64, "target_height": 64, "multiple_of": 8, "context_pixels": 8}
+    crop = graph.add("SD2InpaintCrop", image=sample, mask=mask, model=model, holes=holes, **widgets)
+    sides = {name: graph.add("SD2CLIPTextEncode", clip=clip, text=name)() for name in ("positive", "negative")}
+    encoded = graph.add(
+        "SD2VAEEncodeForInpaint", **sides, vae=vae, image=crop(0), mask=crop(1), fill="original", keep_unmasked=True
+    )
+    samples = graph.add(
+        "SD2KSampler",
+        model=model,
+        positive=encoded(0),
+        negative=encoded(1),
+        latent_image=encoded(2),
+        **{"seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "ddim", "scheduler": "ldm", "denoise": 1.0},
+    )()
+    image = graph.add("SD2VAEDecode", samples=samples, vae=vae, tile_size=0)()
+    graph.save(graph.add("SD2InpaintStitch", stitch=crop(2), image=image, color_match=False, blend="membrane")())
+    (inside,) = server.run(graph).values()
+    outside = alone(graph)
+    assert inside.shape == outside.shape == (128, 128, 3)
+    assert difference(inside, outside) <= TOLERANCE
+
+
+def test_a_soft_mask_is_the_same_without_comfyui(server, alone):
+    graph = Graph()
+    model, clip, vae = graph.load("v2-base.safetensors")
+    sample = graph.add("SD2SampleImage", name="forest.png")
+    padded = graph.add("ImagePadForOutpaint", image=sample(), left=0, top=0, right=64, bottom=0, feathering=40)
+    latent = graph.add("VAEEncode", pixels=padded(0), vae=vae)()
+    masked = graph.add("SetLatentNoiseMask", samples=latent, mask=padded(1))()
+    sampled(graph, model, clip, vae, latent=masked)
+    (inside,) = server.run(graph).values()
+    assert difference(inside, alone(graph)) <= TOLERANCE
