@@ -30,6 +30,7 @@ from .packs import pack_of
 from .stock.file_nodes import PREVIEWS, next_number, output
 
 CONNECT, ANSWER, SILENCE = 10, 300, 30  # timeouts in seconds; after SILENCE the queue is polled
+CANCEL = 3  # of a server that is asked to stop: Ctrl-C must not wait for one that hangs
 UPLOADED = "image_upload", "sd2_upload"  # options of inputs whose value is a file in the input folder
 ELSEWHERE = (" [output]", " [temp]")  # LoadImage's suffixes for the server's other folders
 COUNTER = re.compile(r"_\d{5,}_?$")  # ComfyUI appends this to a filename_prefix
@@ -215,8 +216,8 @@ class Server:
 
     def _cancel(self, prompt_id: str) -> None:
         with suppress(ConnectionError):
-            self._ask("post", "/queue", json={"delete": [prompt_id]})
-            self._ask("post", "/interrupt", json={"prompt_id": prompt_id})
+            self._ask("post", "/queue", json={"delete": [prompt_id]}, patience=CANCEL)
+            self._ask("post", "/interrupt", json={"prompt_id": prompt_id}, patience=CANCEL)
 
     def _fetch(self, file: Mapping[str, str]) -> dict[str, str]:
         """Download an output file into the output folder, with the number that SaveImage would use there."""
@@ -233,9 +234,11 @@ class Server:
     def _get(self, path: str) -> Json:
         return self._ask("get", path).json()
 
-    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), **request: Json) -> requests.Response:
+    def _ask(
+        self, method: str, path: str, accept: tuple[int, ...] = (), patience: float = ANSWER, **request: Json
+    ) -> requests.Response:
         try:
-            answer = self.http.request(method, self.url + path, timeout=(CONNECT, ANSWER), **request)
+            answer = self.http.request(method, self.url + path, timeout=(min(CONNECT, patience), patience), **request)
         except requests.RequestException:
             raise ConnectionError(f"{self.url} does not answer; check that the server is running") from None
         if not answer.ok and answer.status_code not in accept:

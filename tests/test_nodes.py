@@ -38,6 +38,9 @@ INPUTS = {
     "SD2Scheduler": "model scheduler steps denoise",
     "SD2VAEDecode": "samples vae tile_size",
     "SD2Composite": "original generated mask color_match blend",
+    "SD2InpaintCrop": "image mask context target_width target_height multiple_of context_pixels holes model "
+    "context_mask blend_mask",
+    "SD2InpaintStitch": "stitch image color_match blend",
     "SD2DepthEstimate": "depth_model image",
     "SD2DepthConditioning": "positive negative depth width height",
     "SD2SampleImage": "name",
@@ -57,6 +60,8 @@ OUTPUTS = {
     "SD2Scheduler": "SIGMAS",
     "SD2VAEDecode": "IMAGE",
     "SD2Composite": "IMAGE",
+    "SD2InpaintCrop": "IMAGE MASK SD2_STITCH",
+    "SD2InpaintStitch": "IMAGE",
     "SD2DepthEstimate": "IMAGE",
     "SD2DepthConditioning": "CONDITIONING CONDITIONING",
     "SD2SampleImage": "IMAGE MASK",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from ...training.dataset import SIZE
 from ...training.image_sheet import image_sheet
 from ...training.object_classifier import Classifier, load_classifier, recognize
 from ...training.progress_bar import progress_bar
@@ -96,6 +97,11 @@ def shaded(case: Case) -> Pixels:
     return pixels
 
 
+def thumbnail(image: Pixels) -> Pixels:
+    """The image in the size of a scene, for the sheet."""
+    return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
@@ -108,10 +114,10 @@ def main() -> None:
     sys.stdout.write(f"{HEAD}\n|{'---|' * HEAD.count(' |')}\n")
     for name in arguments.sets:
         given = cases(name, arguments.count)
-        rows.append([shaded(case) for case in given])
+        rows.append([thumbnail(shaded(case)) for case in given])
         for contender in arguments.by:
             painted = paint(contender, given, arguments.folder)
-            rows.append([one.image for one in painted])
+            rows.append([thumbnail(one.image) for one in painted])
             sys.stdout.write(row(contender, given, painted, classifier) + "\n")
             sys.stdout.flush()
     if arguments.sheet:
