@@ -30,7 +30,7 @@ clip_image = importlib.import_module("pack.models.clip_image")
 specs = importlib.import_module("pack.models.specs")
 assert pack
 
-EXTRAS = ("mask", "latent", "sdupscale", "post_processing", "preview_any", "upscale_model")
+EXTRAS = ("mask", "latent", "sdupscale", "post_processing", "preview_any", "upscale_model", "differential_diffusion")
 OURS, NAMES = stock.NODE_CLASS_MAPPINGS, stock.NODE_DISPLAY_NAME_MAPPINGS
 generator = torch.Generator().manual_seed(0)
 
