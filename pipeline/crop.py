@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .blend import composite
-from .images import fit_batch, normalize
+from .images import fit_batch, normalize, resample
 from .masks import normalize as normalize_mask
 from .masks import snap
 
@@ -96,19 +95,14 @@ def crop(
     blend_mask: what may change when stitched, if not the mask.
     """
     image = normalize(image)
-    full = (image.shape[1], image.shape[2])
-    where = snap(normalize_mask(mask, full))
-    blended = where if blend_mask is None else normalize_mask(blend_mask, full)
-    seen = where if context_mask is None else normalize_mask(context_mask, full)
-    count = max(len(image), len(where), len(blended), len(seen))
-    where, blended, seen = (fit_batch(x, count) for x in (where, blended, seen))
+    where, blended, seen = _masks(image, mask, blend_mask, context_mask)
     boxes = windows(torch.maximum(where, seen), window)
     size = _size(boxes[0], window)
     picked = [box.of(image[index % len(image)]) for index, box in enumerate(boxes)]
     marked = [box.of(where[index]) for index, box in enumerate(boxes)]
     return [
         Crop(
-            image=resize(torch.stack(picked), size),
+            image=resample(torch.stack(picked), size),
             mask=normalize_mask(torch.stack(marked), size),
             stitch=Stitch(image, boxes, blended),
         )
@@ -125,17 +119,24 @@ def crop_one_by_one(
 ) -> list[Crop]:
     """Like `crop`, with a crop for each connected area of each mask; each gets what of the blend mask is nearest."""
     image = normalize(image)
+    crops: list[Crop] = []
+    for index, (where, blended, seen) in enumerate(zip(*_masks(image, mask, blend_mask, context_mask), strict=True)):
+        one = image[index % len(image)][None]  # its holes' stitches share it
+        context = None if context_mask is None else seen[None]
+        for hole, may_change in holes(where, blended):
+            crops += crop(one, hole[None], window, context_mask=context, blend_mask=may_change[None])
+    return crops or crop(image, mask, window, context_mask=context_mask, blend_mask=blend_mask)
+
+
+def _masks(
+    image: Tensor, mask: Tensor, blend_mask: Tensor | None, context_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mask, the blend mask and the context mask (else the mask itself), each [B, H, W] of the image's size."""
     full = (image.shape[1], image.shape[2])
     where = snap(normalize_mask(mask, full))
-    blended = where if blend_mask is None else normalize_mask(blend_mask, full)
-    count = max(len(image), len(where), len(blended))
-    where, blended = fit_batch(where, count), fit_batch(blended, count)
-    crops: list[Crop] = []
-    for index in range(count):
-        one = image[index % len(image)][None]  # its holes' stitches share it
-        for hole, may_change in holes(where[index], blended[index]):
-            crops += crop(one, hole[None], window, context_mask=context_mask, blend_mask=may_change[None])
-    return crops or crop(image, mask, window, context_mask=context_mask, blend_mask=blend_mask)
+    blended, seen = (where if one is None else normalize_mask(one, full) for one in (blend_mask, context_mask))
+    count = max(len(image), len(where), len(blended), len(seen))
+    return fit_batch(where, count), fit_batch(blended, count), fit_batch(seen, count)
 
 
 def windows(mask: Tensor, window: Window) -> tuple[Box, ...]:
@@ -171,14 +172,6 @@ def holes(mask: Tensor, blend_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
     rows, columns = ndimage.distance_transform_edt(~marked, return_distances=False, return_indices=True)
     own, nearest = (torch.from_numpy(numbers).to(mask.device) for numbers in (labels, labels[rows, columns]))
     return [(mask * (own == number), blend_mask * (nearest == number)) for number in range(1, count + 1)]
-
-
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize [B, H, W, C] to (H, W): smoothly to a larger size, without aliasing to a smaller one."""
-    if tuple(image.shape[1:3]) == size:
-        return image
-    resized = F.interpolate(image.movedim(-1, 1), size=size, mode="bicubic", antialias=True)
-    return resized.clamp(0, 1).movedim(1, -1)
 
 
 def _bounds(mask: Tensor) -> Box:
@@ -228,6 +221,6 @@ def _paste(images: Tensor, record: Stitch, crops: Tensor, *, color_match: bool, 
     crops = fit_batch(normalize(crops), len(record.boxes)).to(images)
     for index, box in enumerate(record.boxes):
         under = box.of(images[index])[None]
-        resized = resize(crops[index : index + 1], (box.height, box.width))
+        resized = resample(crops[index : index + 1], (box.height, box.width))
         mask = box.of(record.masks[index])[None].to(images)
         under.copy_(composite(under, resized, mask, color_match=color_match, blend=blend))

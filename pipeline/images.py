@@ -51,6 +51,13 @@ def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     if image.shape[1:3] == (ceil_to(height, 8), ceil_to(width, 8)):
         return image[:, :height, :width]
+    return resample(image, size)
+
+
+def resample(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [B, H, W, C] to (H, W): smoothly to a larger size, without aliasing to a smaller one."""
+    if tuple(image.shape[1:3]) == size:
+        return image
     x = image.movedim(-1, 1)  # BHWC -> BCHW
     x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
     return x.clamp(0, 1).movedim(1, -1)

@@ -174,3 +174,11 @@ def test_a_dot_is_not_enlarged_to_a_blot(side, expected):
     (one,) = crop.crop(eight_bits(200, 300), hole(200, 300, (90, 140, side, side)), Window(size=SIZE))
     assert one.stitch.boxes[0].width == expected
     assert one.mask.any()
+
+
+def test_each_image_of_a_batch_has_its_own_context_one_by_one():
+    mask = torch.cat([hole(80, 160, (30, 20, 8, 8)), hole(80, 160, (30, 130, 8, 8))])
+    context = torch.cat([hole(80, 160, (30, 60, 4, 4)), hole(80, 160, (30, 100, 4, 4))])
+    window = Window(size=SIZE, factor=1.0)
+    crops = crop.crop_one_by_one(eight_bits(80, 160, 2), mask, window, context_mask=context)
+    assert [(one.stitch.boxes[0].x, one.stitch.boxes[0].width) for one in crops] == [(20, 44), (100, 38)]
