@@ -1,4 +1,4 @@
-"""Write PNG files with their workflow, and read it back."""
+"""Write PNG files with their workflow, and read the workflow in an image of any kind."""
 
 from __future__ import annotations
 
@@ -39,13 +39,6 @@ def unfinished(path: Path) -> Iterator[Path]:
         file.replace(path)
     finally:
         file.unlink(missing_ok=True)
-
-
-def png_text(path: Path) -> dict[str, str]:
-    """Read the text chunks of a PNG file."""
-    with open_image(path) as file:
-        file.load()  # chunks may follow the pixels
-        return dict(getattr(file, "text", {}))
 
 
 def image_text(path: Path) -> dict[str, str] | None:

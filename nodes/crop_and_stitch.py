@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..backends import DiffusionModel, backend
 from ..pipeline import crop
-from ..pipeline.blend import BLENDS
 from ..pipeline.crop import Stitch, Window
+from .inpainting import BLEND
 
 SIZE = 512  # without a model to ask
 TOGETHER, ONE_BY_ONE = "together", "one by one"
@@ -147,15 +147,7 @@ class SD2InpaintStitch:
                         "tooltip": "Match the crop's colors to the image, measured where the mask is 0.",
                     },
                 ),
-                "blend": (
-                    list(BLENDS),
-                    {
-                        "default": "membrane",
-                        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated "
-                        "colors smoothly until they meet the original's, feather fades through the soft edge of the "
-                        "mask, none pastes.",
-                    },
-                ),
+                "blend": BLEND,
             }
         }
 

@@ -13,6 +13,15 @@ from ..pipeline.lama_masks import SHAPES, covering
 from ..pipeline.notices import notice
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
+BLEND = (
+    list(BLENDS),
+    {
+        "default": "membrane",
+        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated colors smoothly "
+        "until they meet the original's, feather fades through the soft edge of the mask, none pastes.",
+    },
+)
+
 
 class SD2MaskPreprocess:
     """Prepare a mask for sampling and compositing."""
@@ -251,15 +260,7 @@ class SD2Composite:
                 ),
             },
             "optional": {  # so that an API workflow saved before this input was added still passes
-                "blend": (
-                    list(BLENDS),
-                    {
-                        "default": "membrane",
-                        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated "
-                        "colors smoothly until they meet the original's, feather fades through the soft edge of the "
-                        "mask, none pastes.",
-                    },
-                ),
+                "blend": BLEND,
             },
         }
 

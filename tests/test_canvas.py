@@ -14,7 +14,7 @@ from PIL import Image
 from sd2_family.headless import canvas, canvas_text, graph, overrides
 from sd2_family.headless.cli import main
 from sd2_family.headless.execute import Executor
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.inputs import parse, widget_slots
 from sd2_family.headless.library import LIBRARY
 
@@ -214,7 +214,7 @@ def test_a_value_inside_a_subgraph_can_be_set_and_is_embedded(size, folder):
     scale = inner.add("ImageScale", ["nearest-exact", 16, 8, "disabled"], inputs={"image": None})
     node = framed(drawn, drawn.define(inner, {"image": (scale, "image")}, {"IMAGE": (scale, 0)}), [])
     assert size(drawn, "--set", f"{node}:{scale}.width=24") == [24]
-    embedded = json.loads(png_text(folder / "output" / "big_00001_.png")["workflow"])
+    embedded = json.loads(image_text(folder / "output" / "big_00001_.png")["workflow"])
     assert embedded["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"][1] == 24
     assert size(embedded) == [24]
 
@@ -516,7 +516,7 @@ def test_what_ran_is_not_replaced_again(size, folder):
     drawn, _ = scaling(16, prefix="%date:yyyy%")
     size(drawn)
     (path,) = (folder / "output").iterdir()
-    prompt = json.loads(png_text(path)["prompt"])
+    prompt = json.loads(image_text(path)["prompt"])
     prompt["3"]["inputs"]["filename_prefix"] = "a%date:yyyy%"
     size(prompt)
     assert list((folder / "output").glob("a%date:yyyy%_*_.png"))
@@ -573,7 +573,7 @@ def test_a_name_gets_the_value_that_was_set(size, folder):
     drawn, _ = scaling(16, prefix="w%ImageScale.width%")
     size(drawn, "--set", "2.width=24")
     assert (folder / "output" / "w24_00001_.png").is_file()
-    embedded = json.loads(png_text(folder / "output" / "w24_00001_.png")["workflow"])
+    embedded = json.loads(image_text(folder / "output" / "w24_00001_.png")["workflow"])
     assert embedded["nodes"][2]["widgets_values"] == ["w%ImageScale.width%"]
 
 

@@ -11,7 +11,7 @@ from helpers import scaling, write
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import Bars, main
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.pipeline.pil import load
 from tiny import write_checkpoint
@@ -33,7 +33,7 @@ def test_run_writes_a_picture_and_names_it(folder, capsys):
 
 def test_the_picture_opens_as_the_workflow_that_made_it(folder):
     main(["run", "w.json"])
-    text = png_text(folder / "output" / "big_00001_.png")
+    text = image_text(folder / "output" / "big_00001_.png")
     assert json.loads(text["workflow"]) == scaling()
     assert json.loads(text["prompt"]) == graph.from_json(scaling(), LIBRARY).prompt
 
@@ -42,7 +42,7 @@ def test_the_picture_opens_with_what_was_set(folder):
     assert main(["run", "w.json", "--set", "Scale.width=24", "--set", "3.filename_prefix=a/b"]) == 0
     path = folder / "output" / "a" / "b_00001_.png"
     assert load(path)[0].shape == (1, 24, 24, 3)
-    embedded = json.loads(png_text(path)["workflow"])
+    embedded = json.loads(image_text(path)["workflow"])
     assert embedded["nodes"][1]["widgets_values"] == ["nearest-exact", 24, 0, "disabled"]
     assert embedded["nodes"][2]["widgets_values"] == ["a/b"]
 
@@ -58,7 +58,7 @@ def test_a_picture_runs_again(folder, capsys):
 def test_api_format_runs_and_embeds_no_canvas(folder):
     write(graph.from_json(scaling(), LIBRARY).prompt)
     assert main(["run", "w.json"]) == 0
-    assert set(png_text(folder / "output" / "big_00001_.png")) == {"prompt"}
+    assert set(image_text(folder / "output" / "big_00001_.png")) == {"prompt"}
 
 
 def test_folders_can_be_chosen(folder, capsys):

@@ -11,7 +11,7 @@ from helpers import scaling, write
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import main
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
 from shipped import WORKFLOWS, named
@@ -56,7 +56,7 @@ def test_what_is_queued_is_the_workflow_with_its_values_set(run, server, folder)
     set_canvas["nodes"][1]["widgets_values"][1] = 24
     assert job["prompt"] == graph.from_json(set_canvas, LIBRARY).prompt
     assert job["extra_data"] == {"extra_pnginfo": {"workflow": set_canvas}}
-    text = png_text(folder / "output" / "big_00001_.png")
+    text = image_text(folder / "output" / "big_00001_.png")
     assert json.loads(text["workflow"]) == set_canvas
 
 

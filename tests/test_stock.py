@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.inputs import hidden_of, inputs_of
 from sd2_family.headless.stock import NODE_CLASS_MAPPINGS as STOCK
 from sd2_family.headless.stock import file_nodes as files
@@ -170,7 +170,7 @@ def test_save_image_round_trip_and_embedded_workflow(folders):
     path = folders / "out" / "a_00001_.png"
     image, _ = images.load(path)
     assert torch.equal(image, pixels)
-    text = {key: json.loads(value) for key, value in png_text(path).items()}
+    text = {key: json.loads(value) for key, value in image_text(path).items()}
     assert text == {"prompt": prompt, "workflow": ui}
 
 

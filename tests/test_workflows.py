@@ -11,7 +11,7 @@ from sd2_family.backends.folders import BUNDLED
 from sd2_family.headless import graph
 from sd2_family.headless.check import check
 from sd2_family.headless.cli import main
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from sd2_family.nodes.sample_image import SAMPLES
@@ -228,7 +228,7 @@ def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, run):
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
-    embedded, drawn = json.loads(png_text(files[0])["workflow"]), saved(path)
+    embedded, drawn = json.loads(image_text(files[0])["workflow"]), saved(path)
     (sampler,) = [node for node in embedded["nodes"] if node["title"] == "Sampler"]
     assert sampler["widgets_values"][2] == 2
     for node, before in zip(embedded["nodes"], drawn["nodes"], strict=True):

@@ -12,7 +12,7 @@ from live import PATH, PYTHON, ROOT, Graph, difference, missing, picture, sample
 from PIL import Image
 from safetensors.torch import save_file
 from sd2_family.headless.cli import main
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from tiny import write_checkpoint
 
 pytestmark = pytest.mark.comfyui
@@ -149,7 +149,7 @@ def test_nodes_that_run_only_in_comfyui(run, capsys, build):
     said = capsys.readouterr()
     assert said.out == f"output/{path.name}\n"
     assert "Starting ComfyUI" in said.err
-    assert json.loads(png_text(path)["prompt"]).keys() == graph.keys()
+    assert json.loads(image_text(path)["prompt"]).keys() == graph.keys()
     assert picture(path).std() > 3
     assert time.monotonic() - started < 300
 

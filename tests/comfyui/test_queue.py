@@ -14,7 +14,7 @@ from live import ROOT, difference, picture
 from PIL import Image
 from sd2_family.headless import graph
 from sd2_family.headless.cli import main
-from sd2_family.headless.image_files import png_text
+from sd2_family.headless.image_files import image_text
 from sd2_family.headless.library import LIBRARY
 from shipped import WORKFLOWS, named, shortened
 
@@ -53,7 +53,7 @@ def made_here(folder):
 
 def embedded(path):
     """What ComfyUI opens when the picture is dropped on its canvas, and what it ran."""
-    text = {key: json.loads(value) for key, value in png_text(path).items()}
+    text = {key: json.loads(value) for key, value in image_text(path).items()}
     for node in text["prompt"].values():
         node.pop("is_changed", None)  # ComfyUI's own note of the files a node read
     return text
