@@ -25,6 +25,11 @@ def width_of_context(unet: State) -> int:
 
 def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
     """Read the sizes from the weights; the heads and the levels of self-attention are the kind's."""
+    return replace(encoder_spec(unet, base), out_channels=unet["out.2.weight"].shape[0])
+
+
+def encoder_spec(unet: State, base: UNetSpec) -> UNetSpec:
+    """Read the sizes of a UNet's first half, all but the output's channels, from its weights or a ControlNet's."""
     stem = unet["input_blocks.0.0.weight"]
     levels: list[list[tuple[int, bool]]] = [[]]  # (channels, attention) of each residual block, level by level
     for number in range(1, _count(unet, r"input_blocks\.(\d+)\.")):
@@ -39,7 +44,6 @@ def unet_spec(unet: State, base: UNetSpec) -> UNetSpec:
     return replace(
         base,
         in_channels=stem.shape[1],
-        out_channels=unet["out.2.weight"].shape[0],
         model_channels=stem.shape[0],
         channel_mult=tuple(level[0][0] // stem.shape[0] for level in levels),
         num_res_blocks=len(levels[0]),

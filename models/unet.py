@@ -91,8 +91,8 @@ class Block(nn.ModuleList):
         return x
 
 
-class UNet(nn.Module):
-    """The UNet of every model of the family; attribute paths are the checkpoint's keys."""
+class Encoder(nn.Module):
+    """The first half of a UNet, which a ControlNet has as well; attribute paths are the checkpoint's keys."""
 
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
@@ -103,17 +103,17 @@ class UNet(nn.Module):
 
         channels = spec.model_channels
         self.input_blocks = nn.ModuleList([Block([nn.Conv2d(spec.in_channels, channels, 3, padding=1)])])
-        skips = [channels]
+        self.widths = [channels]  # of each block's output
         last_level = len(spec.channel_mult) - 1
         for level, mult in enumerate(spec.channel_mult):
             for _ in range(spec.num_res_blocks):
                 layers = [ResBlock(channels, mult * spec.model_channels, emb_dim), *_transformer(spec, level)]
                 channels = mult * spec.model_channels
                 self.input_blocks.append(Block(layers))
-                skips.append(channels)
+                self.widths.append(channels)
             if level != last_level:
                 self.input_blocks.append(Block([Downsample(channels)]))
-                skips.append(channels)
+                self.widths.append(channels)
 
         self.middle_block = Block(
             [
@@ -123,6 +123,24 @@ class UNet(nn.Module):
             ]
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """timesteps: [B] in 0..999, fractions allowed -> [B, 4 * model_channels] in a dtype."""
+        emb: Tensor = self.time_embed(timestep_embedding(timesteps, self.spec.model_channels).to(dtype))
+        return emb
+
+
+class UNet(Encoder):
+    """The UNet of every model of the family."""
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__(spec)
+        emb_dim, skips = 4 * spec.model_channels, list(self.widths)
+        channels = skips[-1]
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(spec.channel_mult))):
             for index in range(spec.num_res_blocks + 1):
@@ -138,11 +156,6 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Conv2d(channels, spec.out_channels, 3, padding=1),
         )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -164,8 +177,7 @@ class UNet(nn.Module):
             takes = "does not take" if self.label_emb is None else "needs"
             raise ValueError(f"this UNet {takes} class conditioning (y); use the conditioning nodes for its kind")
         hooks = Hooks(x, control, transformer_options)
-        emb = self.time_embed(timestep_embedding(timesteps, self.spec.model_channels).to(x.dtype))
-        emb = hooks.patch_embedding(emb, self.spec.model_channels)
+        emb = hooks.patch_embedding(self.embed_time(timesteps, x.dtype), self.spec.model_channels)
         if self.label_emb is not None:
             emb = emb + self.label_emb(y)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.specs import Condition, ModelSpec
-from . import depth, inpaint, regions, unclip, upscale
+from . import control, depth, inpaint, regions, unclip, upscale
 from .types import Conditioning
 
 
@@ -56,7 +56,7 @@ NEEDS: dict[Condition, Need] = {
         otherwise="or load 512-base-ema to sample without one",
     ),
 }
-UNDERSTOOD = frozenset({"pooled_output"}).union(regions.KEYS, *(need.keys for need in NEEDS.values()))
+UNDERSTOOD = frozenset({"pooled_output"}).union(regions.KEYS, control.KEYS, *(need.keys for need in NEEDS.values()))
 
 
 def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> None:

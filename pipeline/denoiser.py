@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import compress
 
 import torch
 from torch import Tensor
 
 from ..samplers import Denoise, denoiser, guide
-from . import depth, inpaint, unclip, upscale
+from . import control, depth, inpaint, unclip, upscale
 from .components import Model
 from .images import fit_batch
 from .regions import Area, Placed, Region, combine, place
@@ -29,6 +29,7 @@ class Entry:
     concat: Tensor | None  # [B, C, h, w]: the UNet's channels after the noisy latent's, in the entry's region
     y: Tensor | None  # class conditioning: labels [B] or vectors [B, D]
     region: Region
+    control: control.AppliedControl | None
 
 
 def guided_denoiser(
@@ -55,10 +56,10 @@ def guided_denoiser(
     @cache
     def predictor(covering: tuple[tuple[bool, ...], ...]) -> Callable[[Tensor, float], list[Tensor]]:
         flat = [entry for side, flags in zip(entries, covering, strict=True) for entry in compress(side, flags)]
-        return _predictor(model, flat)
+        return _predictor(model, flat, latent)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        covering = tuple(tuple(entry.region.covers(sigma) for entry in side) for side in entries)
+        covering = tuple(tuple(entry.region.levels.cover(sigma) for entry in side) for side in entries)
         predictions = iter(predictor(covering)(x, sigma))
         x0 = [
             combine([(next(predictions), entry.region) for entry in compress(side, flags)], x)
@@ -71,17 +72,16 @@ def guided_denoiser(
     return denoise
 
 
-def _predictor(model: Model, entries: list[Entry]) -> Callable[[Tensor, float], list[Tensor]]:
+def _predictor(model: Model, entries: list[Entry], latent: Tensor) -> Callable[[Tensor, float], list[Tensor]]:
     """predict(x, sigma) -> x0 of each entry in its region, in as few calls of the UNet as their shapes allow."""
     calls = _calls(entries)
-    denoisers = [
-        denoiser(_network(model, [entries[i] for i in call]), model.schedule, model.prediction) for call in calls
-    ]
+    networks = [_network(model, [entries[i] for i in call], latent) for call in calls]
 
     def predict(x: Tensor, sigma: float) -> list[Tensor]:
         outputs: dict[int, Tensor] = {}
-        for call, denoise in zip(calls, denoisers, strict=True):
+        for call, network in zip(calls, networks, strict=True):
             part = entries[call[0]].region.cut(x)
+            denoise = denoiser(partial(network, sigma), model.schedule, model.prediction)
             x0 = denoise(part.repeat(len(call), 1, 1, 1), sigma)
             outputs |= zip(call, x0.chunk(len(call)), strict=True)
         return [outputs[i] for i in range(len(entries))]
@@ -90,10 +90,10 @@ def _predictor(model: Model, entries: list[Entry]) -> Callable[[Tensor, float], 
 
 
 def _calls(entries: list[Entry]) -> list[list[int]]:
-    """The numbers of the entries that share a call: those of one area, where the prompts' lengths allow it."""
-    groups: dict[Area | None, list[int]] = {}
+    """The numbers of the entries that share a call: those of one area and ControlNet, if the lengths allow it."""
+    groups: dict[tuple[Area | None, control.AppliedControl | None], list[int]] = {}
     for i, entry in enumerate(entries):
-        groups.setdefault(entry.region.area, []).append(i)
+        groups.setdefault((entry.region.area, entry.control), []).append(i)
     calls: list[list[int]] = []
     for group in groups.values():
         lengths = [entries[i].context.shape[1] for i in group]
@@ -102,16 +102,19 @@ def _calls(entries: list[Entry]) -> list[list[int]]:
     return calls
 
 
-def _network(model: Model, entries: list[Entry]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The UNet as a function of (x, t), x holding one copy of the batch for each entry."""
+def _network(model: Model, entries: list[Entry], latent: Tensor) -> Callable[[float, Tensor, Tensor], Tensor]:
+    """The UNet as a function of (sigma, x, t), x holding one copy of the batch for each entry."""
     dtype = model.unet.dtype
     upscaler = model.spec.condition == "upscale"
     context = batch_contexts([entry.context for entry in entries]).to(dtype)
     concat, y = _joined([entry.concat for entry in entries]), _joined([entry.y for entry in entries])
+    controls = control.place_controls(entries[0].control, model, entries[0].region.cut(latent), len(entries))
 
-    def network(x: Tensor, t: Tensor) -> Tensor:
+    def network(sigma: float, x: Tensor, t: Tensor) -> Tensor:
+        residuals = control.total(controls, sigma, x, t, context)
+
         def unet(part: Tensor) -> Tensor:
-            out: Tensor = model.unet(part.to(dtype), t, context, y)
+            out: Tensor = model.unet(part.to(dtype), t, context, y, residuals)
             return out.float()
 
         x = x if concat is None else torch.cat([x, concat], dim=1)
@@ -145,4 +148,4 @@ def _entry(model: Model, placed: Placed, latent: Tensor, mask: Tensor | None, se
             y = unclip.class_condition(model.name, model.augmentation, options, seed, mean=model.mean_of_images)
             y = fit_batch(y, len(latent)).to(latent.device, model.unet.dtype)
     context = fit_batch(placed.context, len(latent)).to(latent.device)
-    return Entry(context, None if concat is None else placed.region.cut(concat), y, placed.region)
+    return Entry(context, None if concat is None else placed.region.cut(concat), y, placed.region, placed.control)

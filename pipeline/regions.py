@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..samplers import NoiseSchedule
+from .control import AppliedControl
 from .images import fit_batch
+from .levels import Levels, levels
 from .masks import fading
 from .types import Conditioning, Options
 
@@ -21,7 +23,6 @@ KEYS = frozenset({"area", "strength", "mask", "mask_strength", "set_area_to_boun
 FADE = 8  # latent pixels over which an area fades out at edges inside the latent
 SMALLEST = 8  # latent pixels: the least side of an area around a mask
 NOTHING = 1e-37  # the weight of no entry at all, so that 0 / 0 is 0
-SLACK = 1e-6  # of a noise level: float32 and float64 count as equal
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,7 @@ class Region:
 
     area: Area | None = None
     weight: Tensor | float = 1.0  # [1 or B, 1, h, w], or one number for every pixel
-    first: float = math.inf  # the highest noise level
-    last: float = 0.0
-
-    def covers(self, sigma: float) -> bool:
-        """Whether the entry applies at a noise level."""
-        return self.last * (1 - SLACK) <= sigma <= self.first * (1 + SLACK)
+    levels: Levels = Levels()
 
     def cut(self, whole: Tensor) -> Tensor:
         """Return a view of the region's part of `whole` [..., h, w]."""
@@ -67,6 +63,7 @@ class Placed:
     context: Tensor
     options: Options
     region: Region
+    control: AppliedControl | None = None
 
 
 def place(sides: Sequence[Conditioning], schedule: NoiseSchedule, latent: Tensor) -> list[list[Placed]]:
@@ -76,14 +73,30 @@ def place(sides: Sequence[Conditioning], schedule: NoiseSchedule, latent: Tensor
     area is evaluated there as well. ValueError where an area lies outside the latent.
     """
     placed = [
-        [Placed(context, options, region_of(options, schedule, latent)) for context, options in side] for side in sides
+        [
+            Placed(context, options, region_of(options, schedule, latent), options.get("control"))
+            for context, options in side
+        ]
+        for side in sides
     ]
     for own, other in zip(placed, reversed(placed), strict=True):
         for entry in own:
             around = None if entry.region.area is None else _smallest(entry.region.area, other)
             if around is not None and around.region.area != entry.region.area:
-                other.append(replace(around, region=entry.region))
+                other.append(replace(around, region=entry.region, control=entry.control))
+    _share_controls(*placed)
     return placed
+
+
+def _share_controls(positive: list[Placed], negative: list[Placed]) -> None:
+    """Give the negative side the ControlNets that ask for it, unless it has one; areas have their own."""
+    whole = [i for i, entry in enumerate(negative) if entry.region.area is None]
+    if not whole or any(negative[i].control for i in whole):
+        return
+    asking = [entry for entry in positive if entry.region.area is None and entry.options.get("control_apply_to_uncond")]
+    for number, entry in enumerate(asking):
+        i = whole[number % len(whole)]
+        negative[i] = replace(negative[i], control=entry.control)
 
 
 def _smallest(area: Area, entries: Iterable[Placed]) -> Placed | None:
@@ -115,8 +128,7 @@ def region_of(options: Options, schedule: NoiseSchedule, latent: Tensor) -> Regi
     return Region(
         area,
         weight,
-        first=_level(schedule, options.get("start_percent", 0.0)),
-        last=_level(schedule, options.get("end_percent", 1.0)),
+        levels(schedule, options.get("start_percent", 0.0), options.get("end_percent", 1.0)),
     )
 
 
@@ -153,13 +165,6 @@ def _faded(area: Area, latent: Tensor) -> Tensor:
         for start, length, whole in zip((area.y, area.x), (area.height, area.width), latent.shape[-2:], strict=True)
     )
     return (rows[:, None] * columns).to(latent)[None, None]
-
-
-def _level(schedule: NoiseSchedule, share: float) -> float:
-    """The noise level after a share of the schedule's timesteps: no limit at 0, no noise at 1."""
-    if share <= 0:
-        return math.inf
-    return 0.0 if share >= 1 else float(schedule.sigma((1 - share) * (schedule.steps - 1)))
 
 
 def combine(predictions: Sequence[tuple[Tensor, Region]], like: Tensor) -> Tensor:

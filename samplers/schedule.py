@@ -70,6 +70,10 @@ class NoiseSchedule:
         low = t.floor().long()
         return self.log_sigmas[low].lerp(self.log_sigmas[t.ceil().long()], t - low).exp()
 
+    def sigma_after(self, share: float) -> float:
+        """Return the noise level after a share 0..1 of the timesteps."""
+        return float(self.sigma((1 - share) * (self.steps - 1)))
+
     def timestep(self, sigma: Tensor | float) -> Tensor:
         """Return the fractional timestep of a noise level, the inverse of `sigma`: float64 on the CPU, 0..999."""
         log_sigma = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").log()

@@ -53,16 +53,16 @@ def test_mask_bounds_make_an_area_of_at_least_eight():
 
 def test_ranges_are_shares_of_the_timesteps():
     found = region(start_percent=0.25, end_percent=0.5)
-    assert found.first == pytest.approx(float(SCHEDULE.sigma(0.75 * 999)))
-    assert [found.covers(float(SCHEDULE.sigma(t))) for t in (760, 0.75 * 999, 600, 0.5 * 999, 490)] == [
+    assert found.levels.first == pytest.approx(float(SCHEDULE.sigma(0.75 * 999)))
+    assert [found.levels.cover(float(SCHEDULE.sigma(t))) for t in (760, 0.75 * 999, 600, 0.5 * 999, 490)] == [
         False,
         True,
         True,
         True,
         False,
     ]
-    assert region().covers(1e9)
-    assert region(end_percent=1.0).covers(1e-3)
+    assert region().levels.cover(1e9)
+    assert region(end_percent=1.0).levels.cover(1e-3)
 
 
 def entries(*options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     conditioning_nodes,
+    controlnet_nodes,
     file_nodes,
     image_nodes,
     latent_edit_nodes,
@@ -23,6 +24,7 @@ THEMES = (
     lora_nodes,
     text_nodes,
     conditioning_nodes,
+    controlnet_nodes,
     picture_conditioning_nodes,
     latent_nodes,
     latent_edit_nodes,
