@@ -51,7 +51,7 @@ class SamplerObject:
         if float(sigmas[0]) >= float(table[-1]) * (1 - 1e-5):
             return True
         # the reference's own spacing begins below the last timestep
-        schedule = TabulatedSchedule(table=table, steps=len(table))
+        schedule = TabulatedSchedule(table=table)
         reference = SCHEDULERS["ldm"](schedule, len(sigmas) - 1).to(sigmas)
         return len(reference) == len(sigmas) and torch.allclose(reference, sigmas, rtol=1e-4, atol=0)
 

@@ -24,7 +24,6 @@ INSTEAD = {
     "KSamplerSelect": SAMPLER,
     "LoadImageOutput": '{LoadImage} with " [output]" after the file\'s name',
     "MaskPreview": "{MaskToImage} and {PreviewImage}",
-    "ModelSamplingDiscrete": "the prediction widget of {SD2CheckpointLoader}",
     "PrimitiveBoolean": VALUE,
     "PrimitiveFloat": VALUE,
     "PrimitiveInt": VALUE,

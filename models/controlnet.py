@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .hooks import Control, Hooks
+from .hooks import Hooks
 from .specs import UNetSpec
 from .unet import Encoder
 
@@ -35,7 +35,7 @@ class ControlNet(Encoder):
         self.zero_convs = nn.ModuleList(nn.Sequential(nn.Conv2d(width, width, 1)) for width in self.widths)
         self.middle_block_out = nn.Sequential(nn.Conv2d(self.widths[-1], self.widths[-1], 1))
 
-    def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, context: Tensor) -> Control:
+    def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, context: Tensor) -> dict[str, list[Tensor]]:
         """Return the UNet's `control`: a residual for the output of each input block, and for the middle block's.
 
         x: [B, 4, h, w]; hint: [B, hint_channels, 8 h, 8 w]; timesteps: [B]; context: [B, T, context_dim].

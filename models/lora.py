@@ -1,31 +1,28 @@
-"""Read a LoRA file of any trainer's naming, find its layers in a network, and make a changed copy of the network.
+"""Read a LoRA file of any trainer's naming and find its layers in a network.
 
-The names and the arithmetic are in `lora_names` and `lora_layer`. A copy shares every weight that does not change.
+The names and the arithmetic are in `lora_names` and `lora_layer`; `changes` makes a copy of the network with them.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import lora_layer, lora_names
+from .changes import Edit
 from .clip_text import TextTower
 from .lora_layer import BIAS_ROLES, WEIGHT_ROLES, Factors
 from .lora_names import Place
 from .unet import UNet
 from .weights_file import read as read_weights
-
-Network = TypeVar("Network", bound=nn.Module)
-Apply = Callable[[Tensor, Factors, float], Tensor]
 
 _KEY = re.compile(
     r"(?P<layer>.+?)("
@@ -53,6 +50,18 @@ class Change:
     place: Place
     factors: Factors
     strength: float
+
+    def edits(self, dtype: torch.dtype) -> Iterable[tuple[str, Edit]]:
+        """Yield the change of the weight and that of its bias, those that the layer has."""
+        if WEIGHT_ROLES & set(self.factors):
+            yield self.place.key, partial(self._edited, lora_layer.changed)
+        if BIAS_ROLES & set(self.factors):
+            yield self.place.bias, partial(self._edited, lora_layer.changed_bias)
+
+    def _edited(self, apply: Callable[[Tensor, Factors, float], Tensor], weight: Tensor) -> Tensor:
+        rows, factors = self.place.rows, {role: tensor.to(weight.device) for role, tensor in self.factors.items()}
+        weight[rows] = apply(weight[rows], factors, self.strength)
+        return weight
 
 
 @dataclass(frozen=True)
@@ -173,28 +182,3 @@ def _made_for(lora: Lora) -> str:
         if lora_names.flat(layer).endswith("_attn2_to_k") and "down" in factors
     )
     return _CONTEXTS.get(next(widths, 0), "")
-
-
-@torch.no_grad()
-def changed(network: Network, changes: Sequence[Change], dtype: torch.dtype, device: torch.device) -> Network:
-    """Return a copy of a network with the changes in order; it shares all other weights with the network.
-
-    dtype, device: what the network computes in. The changed weights are computed in float32 from weights in `dtype`,
-    so that they do not depend on whether the network has been converted to it yet.
-    """
-    steps: defaultdict[str, list[tuple[Apply, Change]]] = defaultdict(list)
-    for change in changes:
-        if WEIGHT_ROLES & set(change.factors):
-            steps[change.place.key].append((lora_layer.changed, change))
-        if BIAS_ROLES & set(change.factors):
-            steps[change.place.bias].append((lora_layer.changed_bias, change))
-    state = network.state_dict()
-    result = copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
-    for key, of_key in steps.items():
-        weight = state[key].to(device, dtype).to(torch.float32, copy=True)
-        for apply, change in of_key:
-            rows, factors = change.place.rows, {role: tensor.to(device) for role, tensor in change.factors.items()}
-            weight[rows] = apply(weight[rows], factors, change.strength)
-        module, _, name = key.rpartition(".")
-        result.get_submodule(module).register_parameter(name, nn.Parameter(weight.to(dtype), requires_grad=False))
-    return result

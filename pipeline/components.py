@@ -21,9 +21,9 @@ from .unclip import ImageEmbedding
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from ..models.autoencoder import AutoencoderKL
+    from ..models.changes import Change
     from ..models.clip_image import ImageTower
     from ..models.clip_text import TextTower
-    from ..models.lora import Change
     from ..models.midas import DPTHybrid
     from ..models.noise_augmentation import NoiseAugmentation
     from ..models.prompt import Chunk
@@ -60,12 +60,12 @@ def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> None:
 
 
 def with_changes(network: Changed, changes: tuple[Change, ...], dtype: torch.dtype | None) -> Changed:
-    """Return a network with the changes of LoRA files, computed in its dtype; without any, the network itself."""
+    """Return a network with changes of its weights, computed in its dtype; without any, the network itself."""
     if not changes:
         return network
-    from ..models import lora
+    from ..models.changes import changed
 
-    return lora.changed(network, changes, dtype or compute_dtype(network), compute_device())
+    return changed(network, changes, dtype or compute_dtype(network), compute_device())
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class CLIP:
     dtype: torch.dtype | None = None
     embeddings: tuple[Path, ...] = ()  # folders with textual-inversion files
     stop: int | None = None  # the layer that is read, from -1, the last, backwards; None for the model's own
-    changes: tuple[Change, ...] = ()  # of LoRA files
+    changes: tuple[Change, ...] = ()  # of LoRA files and merges
 
     def tokenize(self, text: str) -> list[Chunk]:
         from ..models import prompt
@@ -167,7 +167,7 @@ class CLIP:
 
     @cached_property
     def changed_tower(self) -> TextTower:
-        """The text tower with the LoRAs."""
+        """The text tower with the changes."""
         return with_changes(self.tower, self.changes, self.dtype)
 
     def with_stop(self, stop: int) -> CLIP:
@@ -293,7 +293,7 @@ class Model:
     )  # of the same file: it encodes what an inpainting model gets where the conditioning has no mask
     dtype: torch.dtype | None = None
     noise_augmentation: NoiseAugmentation | None = None  # of an unCLIP model
-    changes: tuple[Change, ...] = ()  # of LoRA files, to the UNet
+    changes: tuple[Change, ...] = ()  # of LoRA files and merges, to the UNet
     differential: float | None = None  # the strength of Differential Diffusion, None without it
     mean_of_images: bool = True  # an unCLIP model gets the weighted mean of several images, not their sum
 
@@ -306,11 +306,11 @@ class Model:
 
     @cached_property
     def changed_unet(self) -> UNet:
-        """The UNet with the LoRAs."""
+        """The UNet with the changes."""
         return with_changes(self.unet, self.changes, self.dtype)
 
     def placed(self) -> Model:
-        """Return the model with the LoRAs in its UNet, which is where it computes."""
+        """Return the model with the changes in its UNet, which is where it computes."""
         to_device(self.changed_unet, self.dtype)
         return replace(self, unet=self.changed_unet, changes=())
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from ..samplers import NoiseSchedule
 from .components import Model, to_device
 from .images import fit_batch, scale
 from .levels import Levels, levels
@@ -59,7 +57,7 @@ class PlacedControl:
     hint: Tensor  # [B, 3, 8 h, 8 w]
     levels: Levels
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor) -> Control:
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor) -> Residuals:
         """x: [B, 4, h, w] as the UNet gets it, t: [B], context: [B, T, D]."""
         network, strength = self.control.model.network, self.control.strength
         given = network(x.to(network.dtype), self.hint, t, context.to(network.dtype))
@@ -108,9 +106,7 @@ def apply_control(
     return tuple([[context, applied(options)] for context, options in side] for side in sides)
 
 
-def place_controls(
-    control: AppliedControl | None, model: Model, latent: Tensor, copies: int
-) -> Controls:
+def place_controls(control: AppliedControl | None, model: Model, latent: Tensor, copies: int) -> Controls:
     """Prepare what applies to a latent [B, C, h, w], for a call with this many copies of it.
 
     ValueError where a ControlNet is for another model.
@@ -146,4 +142,8 @@ def total(controls: Sequence[PlacedControl], sigma: float, x: Tensor, t: Tensor,
     given = [placed.residuals(x, t, context) for placed in controls if placed.levels.cover(sigma)]
     if not given:
         return None
-    return {name: [sum(parts[1:], parts[0]) for parts in zip(*(one[name] for one in given))] for name in given[0]}
+    first, *others = given
+    added: Residuals = {name: list(residuals) for name, residuals in first.items()}
+    for other in others:
+        added = {name: [a + b for a, b in zip(added[name], other[name], strict=True)] for name in added}
+    return added

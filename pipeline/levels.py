@@ -22,6 +22,9 @@ class Levels:
         return self.last * (1 - SLACK) <= sigma <= self.first * (1 + SLACK)
 
 
+ALL = Levels()
+
+
 def levels(schedule: NoiseSchedule, start: float, end: float) -> Levels:
     """Return the noise levels between two shares 0..1 of the schedule's timesteps."""
     return Levels(_after(schedule, start), _after(schedule, end))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..samplers import NoiseSchedule
 from .control import AppliedControl
 from .images import fit_batch
-from .levels import Levels, levels
+from .levels import ALL, Levels, levels
 from .masks import fading
 from .types import Conditioning, Options
 
@@ -49,7 +49,7 @@ class Region:
 
     area: Area | None = None
     weight: Tensor | float = 1.0  # [1 or B, 1, h, w], or one number for every pixel
-    levels: Levels = Levels()
+    levels: Levels = ALL
 
     def cut(self, whole: Tensor) -> Tensor:
         """Return a view of the region's part of `whole` [..., h, w]."""
@@ -93,7 +93,9 @@ def _share_controls(positive: list[Placed], negative: list[Placed]) -> None:
     whole = [i for i, entry in enumerate(negative) if entry.region.area is None]
     if not whole or any(negative[i].control for i in whole):
         return
-    asking = [entry for entry in positive if entry.region.area is None and entry.options.get("control_apply_to_uncond")]
+    asking = [
+        entry for entry in positive if entry.region.area is None and entry.options.get("control_apply_to_uncond")
+    ]
     for number, entry in enumerate(asking):
         i = whole[number % len(whole)]
         negative[i] = replace(negative[i], control=entry.control)

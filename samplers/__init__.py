@@ -12,6 +12,7 @@ from torch import Tensor
 from .brownian import BrownianPath
 from .ddim import sample_ddim
 from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
+from .er_sde import sample_er_sde
 from .euler import sample_euler, sample_euler_ancestral
 from .guidance import cfg, guide, rescale
 from .heun import sample_heun
@@ -22,6 +23,7 @@ from .parameterization import Prediction, denoiser, final_sample, from_x0, initi
 from .plms import sample_plms
 from .run import Sampler, run, sampler_options
 from .schedule import (
+    DISTILLED,
     NoiseSchedule,
     Scheduler,
     ddim_uniform,
@@ -59,6 +61,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 }
 
 __all__ = [
+    "DISTILLED",
     "SAMPLERS",
     "SCHEDULERS",
     "BrownianPath",
@@ -85,6 +88,7 @@ __all__ = [
     "run",
     "same_mask",
     "sample_dpmpp_3m_sde",
+    "sample_er_sde",
     "sample_lcm",
     "sampler_options",
     "starting_noise",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .schedule import NoiseSchedule
@@ -24,7 +25,7 @@ def denoiser(model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule,
     """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        t = schedule.timestep(sigma).round().float().to(x.device).expand(x.shape[0])
+        t = torch.full((len(x),), float(schedule.trained_timestep(sigma)), device=x.device)
         return to_x0(model(x / math.hypot(1, sigma), t), x, sigma, prediction)
 
     return denoise

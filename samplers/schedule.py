@@ -15,6 +15,8 @@ from torch import Tensor
 
 # alphas_cumprod at the last timestep under zero terminal SNR; exactly 0 would make sigma infinite (ComfyUI's value)
 ZERO_SNR_ALPHA = 4.8973451890853435e-08
+TRAINED = 1000  # timesteps
+DISTILLED = 20  # the stride of latent consistency models, arXiv:2310.04378
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,29 +24,34 @@ class NoiseSchedule:
     """The "linear" schedule of the reference code: betas = linspace(sqrt(start), sqrt(end), steps)^2, in float64.
 
     zero_terminal_snr rescales it so that the last timestep is (almost) pure noise, arXiv:2305.08891 algorithm 1.
+    stride: only every stride-th timestep is used, the last among them, and only those are counted.
     """
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    steps: int = 1000
     zero_terminal_snr: bool = False
+    stride: int = 1
+
+    @property
+    def steps(self) -> int:
+        """The number of timesteps that are used."""
+        return len(self.sigmas)
 
     @cached_property
     def betas(self) -> Tensor:
-        """The betas before rescaling for zero terminal SNR: [steps] float64, ascending."""
-        return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
+        """The betas before rescaling for zero terminal SNR: [1000] float64, ascending."""
+        return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, TRAINED, dtype=torch.float64) ** 2
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """The cumulative products of 1 - beta: [steps] float64, descending."""
         alphas_cumprod = torch.cumprod(1 - self.betas, dim=0)
-        if not self.zero_terminal_snr:
-            return alphas_cumprod
-        root = alphas_cumprod.sqrt()
-        # shift the last value to 0, then scale so that the first keeps its value
-        rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-        rescaled[-1] = ZERO_SNR_ALPHA
-        return rescaled
+        if self.zero_terminal_snr:
+            root = alphas_cumprod.sqrt()
+            # shift the last value to 0, then scale so that the first keeps its value
+            alphas_cumprod = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+            alphas_cumprod[-1] = ZERO_SNR_ALPHA
+        return alphas_cumprod[self.stride - 1 :: self.stride]
 
     @cached_property
     def sigmas(self) -> Tensor:
@@ -71,8 +78,12 @@ class NoiseSchedule:
         return self.log_sigmas[low].lerp(self.log_sigmas[t.ceil().long()], t - low).exp()
 
     def sigma_after(self, share: float) -> float:
-        """Return the noise level after a share 0..1 of the timesteps."""
-        return float(self.sigma((1 - share) * (self.steps - 1)))
+        """Return the noise level after a share 0..1 of the trained timesteps."""
+        return float(self.sigma(((1 - share) * (TRAINED - 1) + 1) / self.stride - 1))
+
+    def trained_timestep(self, sigma: float) -> int:
+        """Return the timestep 0..999 that a network is given at a noise level: the nearest of those that are used."""
+        return (round(float(self.timestep(sigma))) + 1) * self.stride - 1
 
     def timestep(self, sigma: Tensor | float) -> Tensor:
         """Return the fractional timestep of a noise level, the inverse of `sigma`: float64 on the CPU, 0..999."""

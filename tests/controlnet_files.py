@@ -73,9 +73,7 @@ LAYOUTS = {
     "authors": lambda state, kind: _prefixed(state),
     "bare": lambda state, kind: dict(state),
     "diffusers": lambda state, kind: diffusers_names(state),
-    "differences": lambda state, kind: (
-        _prefixed(differences(state, kind)) | {"difference": torch.zeros(())}
-    ),
+    "differences": lambda state, kind: _prefixed(differences(state, kind)) | {"difference": torch.zeros(())},
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from controlnet_files import LAYOUTS, diffusers_names, differences, random_controlnet, write_controlnet
+from controlnet_files import LAYOUTS, differences, diffusers_names, random_controlnet, write_controlnet
 from diffusers import ControlNetModel
 from diffusers_keys import diffusers_unet
 from helpers import empty, picture, prompts
@@ -104,7 +104,7 @@ def test_differences_are_to_the_model_with_its_loras_and_need_one(tmp_path, load
     model = load("v2-base").model
     state = load_control_model(path, model).network.state_dict()
     torch.testing.assert_close(state, dict(random_controlnet().state_dict()), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="differences to another model: its .*; connect the model"):
+    with pytest.raises(ValueError, match=r"differences to another model: its .*; connect the model"):
         load_control_model(path, load("v1").model)
     plain = write_controlnet(tmp_path / "b.safetensors")
     assert same(load_control_model(plain, model).network.state_dict(), random_controlnet().state_dict())
@@ -133,7 +133,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path, sentence):
 
 
 def test_a_checkpoint_and_a_damaged_file_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is only an autoencoder|is not a ControlNet|is only"):
+    with pytest.raises(ValueError, match="is only an autoencoder"):
         load_controlnet(write_checkpoint(tmp_path / "c.safetensors", "v2-base"))
     state = load_file(write_controlnet(tmp_path / "a.safetensors"))
     del state["control_model.zero_convs.1.0.bias"]
@@ -278,10 +278,13 @@ def test_an_area_takes_the_whole_image_and_the_other_side_its_control(load, mode
     widgets = {"seed": 5, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     hints = []
     forward = type(a.network).forward
+
+    def noted(network, x, hint, *rest):
+        hints.append(hint)
+        return forward(network, x, hint, *rest)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(a.network), "forward", lambda network, x, hint, *rest: (hints.append(hint), forward(network, x, hint, *rest))[1]
-        )
+        patch.setattr(type(a.network), "forward", noted)
         STOCK["KSampler"]().sample(file.model, positive=sides[0] + part, negative=sides[1], **wide, **widgets)
     assert {tuple(hint.shape) for hint in hints} == {(2, 3, 64, 64)}  # the area's, for both sides
     assert torch.equal(hints[0], hint_of(image).repeat(2, 1, 1, 1))

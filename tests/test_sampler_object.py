@@ -111,7 +111,7 @@ def test_unmasked_is_held_and_the_mask_may_change_with_the_noise():
 
 
 def test_tabulated_schedule_is_the_schedule():
-    table = TabulatedSchedule(table=SCHEDULE.sigmas, steps=1000)
+    table = TabulatedSchedule(table=SCHEDULE.sigmas)
     for name, scheduler in SCHEDULERS.items():
         torch.testing.assert_close(scheduler(table, 13), scheduler(SCHEDULE, 13), rtol=1e-12, atol=0, msg=name)
     torch.testing.assert_close(table.alphas_cumprod, SCHEDULE.alphas_cumprod)

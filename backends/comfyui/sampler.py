@@ -32,7 +32,7 @@ def schedule(model: Patcher) -> NoiseSchedule:
             "KSampler"
         )
     table = sampling.sigmas.detach()
-    return TabulatedSchedule(table=table, steps=len(table))
+    return TabulatedSchedule(table=table)
 
 
 def sample(

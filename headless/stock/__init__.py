@@ -12,6 +12,7 @@ from . import (
     loader_nodes,
     lora_nodes,
     mask_nodes,
+    merge_nodes,
     picture_conditioning_nodes,
     sampler_nodes,
     text_nodes,
@@ -22,6 +23,7 @@ from . import (
 THEMES = (
     loader_nodes,
     lora_nodes,
+    merge_nodes,
     text_nodes,
     conditioning_nodes,
     controlnet_nodes,

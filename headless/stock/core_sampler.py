@@ -23,6 +23,7 @@ from ...samplers import (
     initial_sample,
     same_mask,
     sample_dpmpp_3m_sde,
+    sample_er_sde,
     sample_lcm,
     starting_noise,
 )
@@ -58,6 +59,7 @@ CORE_SAMPLERS: dict[str, CoreSampler] = {
     "dpmpp_3m_sde_gpu": CoreSampler(sample_dpmpp_3m_sde, path=True, on_gpu=True),
     "ddpm": CoreSampler(SAMPLERS["euler_ancestral"]),  # the posterior of DDPM is the ancestral step with eta 1
     "lcm": CoreSampler(sample_lcm),
+    "er_sde": CoreSampler(sample_er_sde),
     "ddim": CoreSampler(SAMPLERS["euler"], own_noise=True),
     "uni_pc": CoreSampler(UNI_PC, {"linear": True}, uni_pc=True),
     "uni_pc_bh2": CoreSampler(UNI_PC, uni_pc=True),
@@ -86,7 +88,6 @@ SAMPLER_INSTEAD = {
     "res_multistep_ancestral_cfg_pp": "dpmpp_2m_sde",
     "gradient_estimation": "euler",
     "gradient_estimation_cfg_pp": "euler",
-    "er_sde": "dpmpp_2m_sde",
     "seeds_2": "dpmpp_sde",
     "seeds_3": "dpmpp_sde",
     "sa_solver": "dpmpp_2m_sde",

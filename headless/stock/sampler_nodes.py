@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...pipeline.types import Sampling
+from ...samplers import DISTILLED
 from . import core_sampler
 from .schema import Inputs, Latent, Wire
 
@@ -100,10 +101,46 @@ class DifferentialDiffusion:
         return (replace(model, differential=strength or 1.0),)  # ComfyUI takes 0 for 1
 
 
+class ModelSamplingDiscrete:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "sampling": (["eps", "v_prediction", "lcm", "x0", "img_to_img"],),
+                "zsnr": ("BOOLEAN", {"default": False}),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, sampling: str | None) -> bool:
+        if sampling in ("x0", "img_to_img"):
+            raise ValueError(
+                f"sampling is {sampling!r}, which needs ComfyUI; choose eps, v_prediction or lcm, or run the workflow "
+                "with --comfyui or --server"
+            )
+        return True
+
+    def patch(self, model: Wire, sampling: str, zsnr: bool = False) -> tuple[Wire]:
+        """Set what the UNet predicts, and the noise levels of its training.
+
+        Latent consistency models (lcm) predict noise. Of x0 and x, their paper takes c_out and c_skip parts, which
+        differ from 1 and 0 by less than 1e-5 at the timesteps that are used.
+        """
+        stride = DISTILLED if sampling == "lcm" else 1
+        schedule = replace(model.schedule, zero_terminal_snr=zsnr, stride=stride)
+        prediction = "v_prediction" if sampling == "v_prediction" else "epsilon"
+        return (replace(model, schedule=schedule, prediction=prediction),)
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "KSampler": KSampler,
     "KSamplerAdvanced": KSamplerAdvanced,
     "DifferentialDiffusion": DifferentialDiffusion,
+    "ModelSamplingDiscrete": ModelSamplingDiscrete,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
