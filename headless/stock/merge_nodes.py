@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...pipeline.merge import Shares, merge_models, merge_text_encoders
 from .schema import Inputs, Wire, number
 
-RATIO = number(1.0)
+RATIO = number(1.0)  # of the first
 MULTIPLIER = number(1.0, low=-10.0, high=10.0)
 
 
@@ -37,7 +37,7 @@ class ModelMergeSimple(_ModelMerge):
         return _models(ratio=RATIO)
 
     def merge(self, model1: Wire, model2: Wire, ratio: float) -> tuple[Wire]:
-        return (merge_models(model1, model2, _evenly(1 - ratio, ratio)),)
+        return (merge_models(model1, model2, _evenly(ratio, 1 - ratio)),)
 
 
 class ModelMergeAdd(_ModelMerge):
@@ -68,7 +68,7 @@ class ModelMergeBlocks(_ModelMerge):
 
         def shares(key: str) -> tuple[float, float]:
             ratio = next((ratio for part, ratio in ratios.items() if key.startswith(part)), ratios["input"])
-            return 1 - ratio, ratio
+            return ratio, 1 - ratio
 
         return (merge_models(model1, model2, shares),)
 
@@ -79,7 +79,7 @@ class CLIPMergeSimple(_CLIPMerge):
         return _text_encoders(ratio=RATIO)
 
     def merge(self, clip1: Wire, clip2: Wire, ratio: float) -> tuple[Wire]:
-        return (merge_text_encoders(clip1, clip2, _evenly(1 - ratio, ratio)),)
+        return (merge_text_encoders(clip1, clip2, _evenly(ratio, 1 - ratio)),)
 
 
 class CLIPMergeAdd(_CLIPMerge):

@@ -30,7 +30,17 @@ clip_image = importlib.import_module("pack.models.clip_image")
 specs = importlib.import_module("pack.models.specs")
 assert pack
 
-EXTRAS = ("mask", "latent", "sdupscale", "post_processing", "preview_any", "upscale_model", "differential_diffusion")
+EXTRAS = (
+    "mask",
+    "latent",
+    "sdupscale",
+    "post_processing",
+    "preview_any",
+    "upscale_model",
+    "differential_diffusion",
+    "model_merging",
+    "model_advanced",
+)
 OURS, NAMES = stock.NODE_CLASS_MAPPINGS, stock.NODE_DISPLAY_NAME_MAPPINGS
 generator = torch.Generator().manual_seed(0)
 
@@ -63,7 +73,16 @@ def ours(name, **values):
     return getattr(OURS[name](), OURS[name].FUNCTION)(**values)
 
 
-FILES = {"ckpt_name", "vae_name", "lora_name", "unet_name", "clip_name", "model_name", "image"}  # lists of files
+FILES = {
+    "ckpt_name",
+    "vae_name",
+    "lora_name",
+    "unet_name",
+    "clip_name",
+    "model_name",
+    "control_net_name",
+    "image",
+}  # lists of files
 ORDERLESS = {"sampler_name", "scheduler"}  # ours come first
 
 
