@@ -1,10 +1,11 @@
 """The stand-ins for KSampler and KSamplerAdvanced: noise levels, noise, steps, and what they lack."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import empty, prompts
+from helpers import empty, loaded, prompts
 from sd2_family.headless.check import check
 from sd2_family.headless.graph import Workflow, WorkflowError
 from sd2_family.headless.library import LIBRARY
@@ -16,6 +17,7 @@ from sd2_family.pipeline.types import Sampling
 from sd2_family.samplers import SCHEDULERS as OURS
 from sd2_family.samplers import BrownianPath, NoiseSchedule, sample_lcm
 from sd2_family.samplers.uni_pc import sample_uni_pc
+from tiny import write_checkpoint
 
 SCHEDULE = NoiseSchedule()
 
@@ -206,3 +208,45 @@ def test_a_lacking_name_is_refused_before_the_run(node):
     with pytest.raises(ValueError, match="sampler_name is 'eulr'; choose one of euler,"):
         validate("eulr", None)
     assert validate(None, None)
+
+
+@pytest.mark.parametrize("zsnr", [False, True])
+@pytest.mark.parametrize(("sampling", "prediction"), [("eps", "epsilon"), ("v_prediction", "v_prediction")])
+def test_what_a_model_predicts_can_be_set(load, own_models, sampling, prediction, zsnr):
+    file = load("v2-base")
+    write_checkpoint(own_models() / "other.safetensors", "v2-base", prediction=prediction)
+    other = loaded("other.safetensors")
+    expected = replace(other.model, schedule=NoiseSchedule(zero_terminal_snr=zsnr))
+    (set_to,) = STOCK["ModelSamplingDiscrete"]().patch(file.model, sampling, zsnr)
+    sides = dict(zip(("positive", "negative"), prompts(file), strict=True))
+    widgets = {"seed": 1, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    results = [
+        STOCK["KSampler"]().sample(model=model, latent_image=empty(), **sides, **widgets)[0]["samples"]
+        for model in (set_to, expected)
+    ]
+    assert torch.equal(*results)
+    assert file.model.schedule == NoiseSchedule()
+
+
+def test_latent_consistency_is_noise_at_the_distilled_timesteps(load):
+    file, seen = load("v2-base"), []
+    (model,) = STOCK["ModelSamplingDiscrete"]().patch(file.model, "lcm")
+    forward = type(file.model.unet).forward
+
+    def noted(unet, x, t, *rest):
+        seen.append(int(t[0]))
+        return forward(unet, x, t, *rest)
+
+    sides = dict(zip(("positive", "negative"), prompts(file), strict=True))
+    widgets = {"seed": 1, "steps": 5, "cfg": 1.5, "sampler_name": "lcm", "scheduler": "sgm_uniform", "denoise": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(file.model.unet), "forward", noted)
+        STOCK["KSampler"]().sample(model=model, latent_image=empty(), **sides, **widgets)
+    assert seen == [999, 799, 599, 419, 219]  # of 999, 803, 607, 411, 215 the nearest of 19, 39, ...
+
+
+def test_a_prediction_that_needs_comfyui_is_refused_before_the_run():
+    for sampling in ("x0", "img_to_img"):
+        with pytest.raises(ValueError, match=rf"sampling is '{sampling}', which needs ComfyUI; choose eps, v_pred"):
+            STOCK["ModelSamplingDiscrete"].VALIDATE_INPUTS(sampling)
+    assert STOCK["ModelSamplingDiscrete"].VALIDATE_INPUTS(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sd2_family.samplers import SCHEDULERS, NoiseSchedule, truncate
+from sd2_family.samplers import DISTILLED, SCHEDULERS, NoiseSchedule, truncate
 
 SCHEDULE = NoiseSchedule()
 # divisors of 1000, non-divisors, counts where the reference's last t would be 1000 (3, 9, 27, 37), and both ends
@@ -108,6 +108,29 @@ def test_timestep_rounds_to_the_nearest_log_sigma() -> None:
     sigmas = torch.linspace(0.03, 14.6, 997, dtype=torch.float64)
     nearest = (sigmas.log()[:, None] - SCHEDULE.sigmas.log()).abs().argmin(1)
     assert torch.equal(SCHEDULE.timestep(sigmas).round().long(), nearest)
+
+
+def test_latent_consistency_models_use_the_timesteps_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    theirs.set_timesteps(50, original_inference_steps=50)
+    ours = NoiseSchedule(stride=DISTILLED)
+    used = [ours.trained_timestep(float(sigma)) for sigma in ours.sigmas.flip(0)]
+    assert used == theirs.timesteps.tolist()
+    alphas = theirs.alphas_cumprod[theirs.timesteps.flip(0)].double()
+    torch.testing.assert_close(ours.alphas_cumprod, alphas, rtol=1e-5, atol=0)
+    assert ours.steps == 50
+    assert NoiseSchedule(stride=DISTILLED, zero_terminal_snr=True).sigma_max > 4000
+
+
+def test_shares_of_a_run_are_those_of_the_trained_timesteps() -> None:
+    for share in (0.0, 0.1, 0.25, 0.6):
+        trained = (1 - share) * 999
+        assert SCHEDULE.sigma_after(share) == pytest.approx(float(SCHEDULE.sigma(trained)))
+        distilled = NoiseSchedule(stride=DISTILLED).sigma_after(share)
+        below, above = (SCHEDULE.sigmas[int((trained + 1) // 20 * 20 + more) - 1] for more in (0, 20 * (share > 0)))
+        assert float(below) * (1 - 1e-9) <= distilled <= float(above) * (1 + 1e-9)
+    assert [SCHEDULE.trained_timestep(float(SCHEDULE.sigmas[t])) for t in (0, 1, 500, 999)] == [0, 1, 500, 999]
 
 
 @pytest.mark.parametrize("steps", STEPS)

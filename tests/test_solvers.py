@@ -16,12 +16,13 @@ from sd2_family.samplers import (
     final_sample,
     initial_sample,
     sample_dpmpp_3m_sde,
+    sample_er_sde,
     to_x0,
 )
 from torch import Tensor
 
 SCHEDULE = NoiseSchedule()
-SOLVERS = {**SAMPLERS, "dpmpp_3m_sde": sample_dpmpp_3m_sde}
+SOLVERS = {**SAMPLERS, "dpmpp_3m_sde": sample_dpmpp_3m_sde, "er_sde": sample_er_sde}
 STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde")
 S2 = 0.25  # variance of the Gaussian data
 
@@ -88,12 +89,12 @@ def test_plms_is_of_high_order_on_equal_steps() -> None:
     assert math.log2(errors[0] / errors[1]) > 3.5  # fourth order, after a second-order start
 
 
-def final_variance(name: str, steps: int, eta: float) -> float:
+def final_variance(name: str, steps: int, **options: float) -> float:
     """Exact variance of the result: the solver is linear here, so unit vectors in place of noise find each weight."""
     sigmas = grid(5.0, 0.1, steps, 3.0)
     basis: Iterator[Tensor] = iter(torch.eye(2 * steps + 1, dtype=torch.float64))
     x = next(basis) * math.sqrt(S2 + 5.0**2)
-    return float((SOLVERS[name](gaussian, x, sigmas, noise=lambda: next(basis), eta=eta) ** 2).sum())
+    return float((SOLVERS[name](gaussian, x, sigmas, noise=lambda: next(basis), **options) ** 2).sum())
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
@@ -102,7 +103,7 @@ def final_variance(name: str, steps: int, eta: float) -> float:
     [("ddim", 1), ("euler_ancestral", 1), ("dpmpp_2m_sde", 2), ("dpmpp_3m_sde", 2), ("dpmpp_sde", 2)],
 )
 def test_variance_of_stochastic_solvers(name: str, order: int, eta: float) -> None:
-    errors = [abs(final_variance(name, steps, eta) - (S2 + 0.1**2)) for steps in (80, 160)]
+    errors = [abs(final_variance(name, steps, eta=eta) - (S2 + 0.1**2)) for steps in (80, 160)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
     assert errors[1] < (0.04 if order == 1 else 1e-3) * S2
 
@@ -128,6 +129,13 @@ def test_dpmpp_3m_integrates_a_parabola_with_half_its_second_derivative(eta: flo
     decay = speed * torch.exp(-speed * (h - s))
     integral = float((decay * (a + b * s + c * s**2 / 2)).sum()) * h / count
     assert x.item() == pytest.approx(math.exp(-speed * h) * xs[2] + integral, abs=1e-9)
+
+
+def test_variance_of_er_sde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd2_family.samplers.er_sde.POINTS", 20_000)  # so that the order of the solver shows
+    errors = [abs(final_variance("er_sde", steps) - (S2 + 0.1**2)) for steps in (80, 160)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15)
+    assert errors[1] < 1e-4 * S2
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
@@ -413,7 +421,7 @@ def test_callback(name: str) -> None:
         assert torch.equal(step.denoised, gaussian(step.x, step.sigma))
 
 
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in STOCHASTIC])
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in (*STOCHASTIC, "er_sde")])
 def test_deterministic_solvers_draw_nothing(name: str) -> None:
     SOLVERS[name](gaussian, start(), SCHEDULERS["ldm"](SCHEDULE, 5), noise=no_noise)
 
