@@ -83,3 +83,22 @@ def write_controlnet(path, kind="v2-base", *, layout="authors", seed=4):
     tensors = LAYOUTS[layout](random_controlnet(kind, seed=seed).state_dict(), kind)
     save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, path)
     return path
+
+
+def adapter(channels):
+    """A T2I-Adapter (arXiv:2302.08453) with random weights for a UNet with this many channels in its first level."""
+    generator = torch.Generator().manual_seed(2)
+    widths = [channels * factor for factor in (1, 2, 4, 4)]
+    shapes = {"conv_in.weight": (widths[0], 64 * 3, 3, 3), "conv_in.bias": widths[:1]}
+    for level, width in enumerate(widths):
+        before = widths[max(level - 1, 0)]
+        if before != width:
+            shapes |= {
+                f"body.{2 * level}.in_conv.weight": (width, before, 1, 1),
+                f"body.{2 * level}.in_conv.bias": [width],
+            }
+        for number in (2 * level, 2 * level + 1):
+            for name, size in (("block1", 3), ("block2", 1)):
+                shapes[f"body.{number}.{name}.weight"] = (width, width, size, size)
+                shapes[f"body.{number}.{name}.bias"] = [width]
+    return {name: torch.randn(*shape, generator=generator) * 0.1 for name, shape in shapes.items()}

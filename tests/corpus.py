@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from controlnet_files import adapter, write_controlnet
 from PIL import Image
 from safetensors.torch import save_file
 from sd2_family.backends import folders
@@ -26,23 +27,22 @@ SUFFIXES = {".json", ".png", ".webp", ".jpg", ".jpeg"}
 EVERYDAY = """
 CLIPLoader CLIPSetLastLayer CLIPTextEncode CLIPVisionEncode CLIPVisionLoader CheckpointLoaderSimple
 ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
-ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut CropMask
-EmptyImage EmptyLatentImage FeatherMask GrowMask ImageBatch ImageCompositeMasked ImageInvert
-ImagePadForOutpaint ImageScale ImageScaleBy ImageScaleToTotalPixels ImageToMask ImageUpscaleWithModel
-InpaintModelConditioning InvertMask KSampler KSamplerAdvanced LatentBlend LatentComposite
-LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate LatentUpscale LatentUpscaleBy
-LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage PreviewAny PreviewImage
-RepeatLatentBatch SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask UNETLoader
-UpscaleModelLoader VAEDecode VAEDecodeTiled VAEEncode VAEEncodeForInpaint VAEEncodeTiled VAELoader
-unCLIPCheckpointLoader unCLIPConditioning
+ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut ControlNetApply
+ControlNetApplyAdvanced ControlNetLoader CropMask DiffControlNetLoader EmptyImage EmptyLatentImage FeatherMask
+GrowMask ImageBatch ImageCompositeMasked ImageInvert ImagePadForOutpaint ImageScale ImageScaleBy
+ImageScaleToTotalPixels ImageToMask ImageUpscaleWithModel InpaintModelConditioning InvertMask KSampler
+KSamplerAdvanced LatentBlend LatentComposite LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentRotate
+LatentUpscale LatentUpscaleBy LoadImage LoadImageMask LoraLoader LoraLoaderModelOnly MaskComposite MaskToImage
+ModelMergeBlocks ModelMergeSimple ModelSamplingDiscrete PreviewAny PreviewImage RepeatLatentBatch
+SD_4XUpscale_Conditioning SaveImage SetLatentNoiseMask SolidMask UNETLoader UpscaleModelLoader VAEDecode
+VAEDecodeTiled VAEEncode VAEEncodeForInpaint VAEEncodeTiled VAELoader unCLIPCheckpointLoader unCLIPConditioning
 """
 # the others for these models, which need a real ComfyUI
 REST = """
-ControlNetApply ControlNetApplyAdvanced ControlNetLoader DiffControlNetLoader DiffusersLoader FreeU FreeU_V2
-GLIGENLoader GLIGENTextBoxApply HyperTile HypernetworkLoader ImageBlend ImageBlur ImageCrop ImageQuantize
-ImageSharpen JoinImageWithAlpha LatentBatch LoadLatent ModelMergeBlocks ModelMergeSimple ModelSamplingDiscrete
-PatchModelAddDownscale PerpNeg RebatchImages RebatchLatents RescaleCFG SaveLatent SelfAttentionGuidance
-SplitImageWithAlpha StyleModelApply StyleModelLoader TomePatchModel
+DiffusersLoader FreeU FreeU_V2 GLIGENLoader GLIGENTextBoxApply HyperTile HypernetworkLoader ImageBlend ImageBlur
+ImageCrop ImageQuantize ImageSharpen JoinImageWithAlpha LatentBatch LoadLatent PatchModelAddDownscale PerpNeg
+RebatchImages RebatchLatents RescaleCFG SaveLatent SelfAttentionGuidance SplitImageWithAlpha StyleModelApply
+StyleModelLoader TomePatchModel
 """
 TO_RUN, CORE = frozenset(EVERYDAY.split()), frozenset((EVERYDAY + REST).split())
 FOLDERS = {
@@ -51,6 +51,7 @@ FOLDERS = {
     "lora_name": "loras",
     "unet_name": "diffusion_models",
     "model_name": "upscale_models",
+    "control_net_name": "controlnet",
 }
 CLIP_FOLDERS = {"CLIPLoader": "text_encoders", "CLIPVisionLoader": "clip_vision"}
 # parts that are read from a whole checkpoint as well
@@ -212,6 +213,7 @@ def _provide(workflow, scratch):
             folder = CLIP_FOLDERS.get(node["class_type"]) if name == "clip_name" else FOLDERS.get(name)
             if folder:
                 kind = _kind(node["class_type"], value, kinds) if folder == "checkpoints" else folder
+                kind = "adapter" if folder == "controlnet" and "t2i" in value.lower() else kind
                 _place(_tiny(kind, scratch.parent), scratch / "models" / folder / value)
             elif node["class_type"] in IMAGES and name == "image":
                 _place(_tiny("picture", scratch.parent), scratch / "in" / re.sub(r" \[\w+\]$", "", value))
@@ -253,6 +255,10 @@ def _tiny(kind, folder):
         save_file(
             {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down, f"{key}.alpha": torch.tensor(4.0)}, path
         )
+    elif kind == "controlnet":
+        write_controlnet(path, "v1")
+    elif kind == "adapter":
+        save_file(adapter(64), path)
     elif kind == "upscale_models":
         save_file(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), path)
     elif kind == "pickled":

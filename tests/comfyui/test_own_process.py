@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from comfy_cli.config_manager import ConfigManager
+from controlnet_files import adapter
 from live import PATH, PYTHON, ROOT, Graph, difference, missing, picture, sampled
 from PIL import Image
 from safetensors.torch import save_file
@@ -31,27 +31,8 @@ def place(tmp_path_factory):
     for kind in ("checkpoints", "controlnet"):
         (place / "models" / kind).mkdir(parents=True)
     write_checkpoint(place / "models" / "checkpoints" / "v2-base.safetensors", "v2-base")
-    save_file(adapter(), place / "models" / "controlnet" / "adapter.safetensors")
+    save_file(adapter(CHANNELS), place / "models" / "controlnet" / "adapter.safetensors")
     return place
-
-
-def adapter():
-    """A T2I-Adapter (arXiv:2302.08453) of the tiny UNets' sizes with random weights."""
-    generator = torch.Generator().manual_seed(2)
-    widths = [CHANNELS * factor for factor in (1, 2, 4, 4)]
-    shapes = {"conv_in.weight": (widths[0], 64 * 3, 3, 3), "conv_in.bias": widths[:1]}
-    for level, width in enumerate(widths):
-        before = widths[max(level - 1, 0)]
-        if before != width:
-            shapes |= {
-                f"body.{2 * level}.in_conv.weight": (width, before, 1, 1),
-                f"body.{2 * level}.in_conv.bias": [width],
-            }
-        for number in (2 * level, 2 * level + 1):
-            for name, size in (("block1", 3), ("block2", 1)):
-                shapes[f"body.{number}.{name}.weight"] = (width, width, size, size)
-                shapes[f"body.{number}.{name}.bias"] = [width]
-    return {name: torch.randn(*shape, generator=generator) * 0.1 for name, shape in shapes.items()}
 
 
 @pytest.fixture(autouse=True)
