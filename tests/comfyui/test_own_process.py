@@ -90,10 +90,17 @@ def patched(graph):
     return sampled(graph, graph.add("FreeU_V2", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)(), clip, vae)
 
 
-def merged(graph):
+def rescaled(graph):
     model, clip, vae = graph.load("v2-base.safetensors")
     changed = graph.add("FreeU", model=model, b1=1.1, b2=1.2, s1=0.9, s2=0.2)()
-    return sampled(graph, graph.add("ModelMergeSimple", model1=model, model2=changed, ratio=0.5)(), clip, vae)
+    return sampled(graph, graph.add("RescaleCFG", model=changed, multiplier=0.7)(), clip, vae)
+
+
+def shrunk(graph):
+    model, clip, vae = graph.load("v2-base.safetensors")
+    widgets = {"block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35}
+    methods = {"downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic"}
+    return sampled(graph, graph.add("PatchModelAddDownscale", model=model, **widgets, **methods)(), clip, vae)
 
 
 def custom(graph):
@@ -118,7 +125,7 @@ def quantized(graph):
     return graph.save(graph.add("ImageQuantize", image=blurred, colors=8, dither="none")())
 
 
-@pytest.mark.parametrize("build", [controlled, patched, merged, custom, quantized])
+@pytest.mark.parametrize("build", [shrunk, patched, rescaled, custom, quantized])
 def test_nodes_that_run_only_in_comfyui(run, capsys, build):
     graph = Graph()
     build(graph)
@@ -133,6 +140,16 @@ def test_nodes_that_run_only_in_comfyui(run, capsys, build):
     assert json.loads(image_text(path)["prompt"]).keys() == graph.keys()
     assert picture(path).std() > 3
     assert time.monotonic() - started < 300
+
+
+def test_a_t2i_adapter_runs_only_in_comfyui(run, place, capsys):
+    graph = Graph()
+    controlled(graph)
+    Path("w.json").write_text(json.dumps(graph))
+    assert main(["run", "w.json", "--models-dir", str(place / "models")]) == 1
+    said = capsys.readouterr().err
+    assert "adapter.safetensors is a T2I-Adapter, which runs only in ComfyUI; run the workflow with --comfyui" in said
+    assert picture(run(graph)).std() > 3
 
 
 def test_it_is_the_same_picture_as_here_without_the_node(run, place):
