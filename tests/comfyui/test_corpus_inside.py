@@ -23,10 +23,12 @@ from sd2_family.headless import graph
 from sd2_family.headless.execute import Executor
 from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
+from sd2_family.models.controlnet import ControlNet, ControlNetSpec
+from sd2_family.models.specs import SPECS
 
 pytestmark = [pytest.mark.corpus, pytest.mark.comfyui]
 
-MOST = 30  # workflows; those with a LoRA or an embedding first
+MOST = 30  # workflows; those with a ControlNet, a LoRA or an embedding first
 CLOSE = 2  # of 255
 WIDTH = 768  # of 1.x text
 
@@ -68,6 +70,11 @@ class Models:
                     lora(f"lora_unet_{name.replace('.', '_')}", rows, WIDTH) | lora(f"lora_te_{text}", 3072, WIDTH),
                     path,
                 )
+            case "control_net_name":
+                with torch.device("meta"):
+                    network = ControlNet(ControlNetSpec(encoder=SPECS["v1"].unet))
+                shapes = {f"control_model.{key}": tensor.shape for key, tensor in network.state_dict().items()}
+                save_file(random_weights(shapes, 2), path)
             case "embedding":
                 save_file({"emb_params": torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) / 10}, path)
             case _:
@@ -103,7 +110,7 @@ def prepared(workflow, models, pictures):
 
 
 def chosen(corpus):
-    """Workflows that run here, one of each structure: those with LoRAs and embeddings first."""
+    """Workflows that run here, one of each structure: those with ControlNets, LoRAs and embeddings first."""
     found = {}
     for path in sorted(path for path in corpus.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
         try:
@@ -115,7 +122,8 @@ def chosen(corpus):
             key = str([_shape(node) for node in workflow.prompt.values()])
             found.setdefault(key, (path.relative_to(corpus), workflow))
     text = {path: str(workflow.prompt) for path, workflow in found.values()}
-    rank = {path: ("LoraLoader" in words) + ("embedding:" in words) for path, words in text.items()}
+    first = ("ControlNetApply", "LoraLoader", "embedding:")
+    rank = {path: sum(word in words for word in first) for path, words in text.items()}
     return sorted(found.values(), key=lambda pair: (-rank[pair[0]], str(pair[0])))
 
 
@@ -139,7 +147,7 @@ def test_the_same_pixels_as_in_comfyui(tmp_path, capsys):
     Image.fromarray(noise, "RGBA").resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "in" / "picture.png")
     models = Models(tmp_path / "models")
     server = ComfyUI(tmp_path / "comfyui")
-    for kind in ("checkpoints", "vae", "loras", "embeddings"):
+    for kind in ("checkpoints", "vae", "loras", "embeddings", "controlnet"):
         (models.folder / kind).mkdir(parents=True)
         (server.base / "models" / kind).rmdir() if (server.base / "models" / kind).exists() else None
         (server.base / "models" / kind).symlink_to(models.folder / kind, target_is_directory=True)

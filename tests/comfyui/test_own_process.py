@@ -146,7 +146,7 @@ def test_a_t2i_adapter_runs_only_in_comfyui(run, place, capsys):
     graph = Graph()
     controlled(graph)
     Path("w.json").write_text(json.dumps(graph))
-    assert main(["run", "w.json", "--models-dir", str(place / "models")]) == 1
+    assert main(["run", "w.json", "--models-dir", str(place / "models")]) == 2
     said = capsys.readouterr().err
     assert "adapter.safetensors is a T2I-Adapter, which runs only in ComfyUI; run the workflow with --comfyui" in said
     assert picture(run(graph)).std() > 3
