@@ -25,6 +25,7 @@ from sd2_family.headless.library import LIBRARY
 from sd2_family.headless.server import Server
 from sd2_family.models.controlnet import ControlNet, ControlNetSpec
 from sd2_family.models.specs import SPECS
+from spandrel.architectures.ESRGAN import ESRGAN
 
 pytestmark = [pytest.mark.corpus, pytest.mark.comfyui]
 
@@ -70,6 +71,11 @@ class Models:
                     lora(f"lora_unet_{name.replace('.', '_')}", rows, WIDTH) | lora(f"lora_te_{text}", 3072, WIDTH),
                     path,
                 )
+            case "model_name":
+                torch.manual_seed(4)
+                save_file(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), path)
+            case "unet_name":
+                save_file(random_weights(layout("v1", "model.diffusion_model.")), path)
             case "control_net_name":
                 with torch.device("meta"):
                     network = ControlNet(ControlNetSpec(encoder=SPECS["v1"].unet))
@@ -147,7 +153,7 @@ def test_the_same_pixels_as_in_comfyui(tmp_path, capsys):
     Image.fromarray(noise, "RGBA").resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "in" / "picture.png")
     models = Models(tmp_path / "models")
     server = ComfyUI(tmp_path / "comfyui")
-    for kind in ("checkpoints", "vae", "loras", "embeddings", "controlnet"):
+    for kind in {*FOLDERS.values(), "embeddings"}:
         (models.folder / kind).mkdir(parents=True)
         (server.base / "models" / kind).rmdir() if (server.base / "models" / kind).exists() else None
         (server.base / "models" / kind).symlink_to(models.folder / kind, target_is_directory=True)
