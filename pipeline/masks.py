@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .notices import notice
 
-NEARLY = 0.98  # white of a JPEG mask
+NEARLY = 0.02  # how far from 0 and 1 a JPEG mask's black and white are
 PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image without alpha
 
 
@@ -43,22 +43,28 @@ def preprocess(
     blur_px: int = 0,
     fill: bool = False,
     invert: bool = False,
+    high_pass: float = NEARLY,
+    stabilize: float = NEARLY,
 ) -> tuple[Tensor, Tensor]:
     """Clean a mask of any kind: where to repaint, and the same with a soft edge inside it, each [B, H, W].
 
     size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
-    the mask encloses. invert: swap inside and outside first.
+    the mask encloses. invert: swap inside and outside first. high_pass: values up to this become 0. stabilize: values
+    so close to 1 become 1.
     """
     if invert and is_placeholder(mask):  # no mask is not the same as a mask of nothing
         notice("invert has no effect, because the image has no mask; draw one, or load a file with transparency")
         invert = False
-    mask = snap(normalize(mask, size))
-    drawn = 1 - mask if invert else mask
-    mask = threshold(drawn, level)
+    mask = normalize(mask, size)
+    drawn = snap(1 - mask if invert else mask)
+    mask = threshold(snap(drawn, high_pass, stabilize), level)
     mask = grow(fill_holes(mask) if fill else mask, grow_px)
     if drawn.any() and not mask.any():
+        raised = f"high_pass {high_pass:g}, " if high_pass > NEARLY else ""
+        lower = "high_pass, threshold or both" if raised else "threshold"
         notice(
-            f"nothing is left of the mask after threshold {level:g} and grow {grow_px}; lower threshold or raise grow"
+            f"nothing is left of the mask after {raised}threshold {level:g} and grow {grow_px}; lower {lower}, or "
+            "raise grow"
         )
     return mask, feather(mask, blur_px)
 
@@ -68,9 +74,9 @@ def is_placeholder(mask: Tensor) -> bool:
     return mask.shape[-2:] == (PLACEHOLDER, PLACEHOLDER) and not bool(mask.any())
 
 
-def snap(mask: Tensor) -> Tensor:
-    """Round values near 0 and 1 to them; lossy files hold neither exactly."""
-    return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill(mask <= 1 - NEARLY, 0.0)
+def snap(mask: Tensor, near_0: float = NEARLY, near_1: float = NEARLY) -> Tensor:
+    """Round values that are so close to 0 and 1 to them, 0 first; lossy files hold neither exactly."""
+    return mask.masked_fill(mask >= 1 - near_1, 1.0).masked_fill(mask <= near_0, 0.0)
 
 
 def threshold(mask: Tensor, level: float) -> Tensor:
@@ -93,6 +99,25 @@ def grow(mask: Tensor, px: int) -> Tensor:
             torch.maximum(below, row[:, : mask.shape[-2] - dy], out=below)
             torch.maximum(above, row[:, dy:], out=above)
     return grown
+
+
+def extend(mask: Tensor, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Tensor:
+    """Dilate [B, H, W] by so many pixels to each side: by a box, not a disc. Soft values spread by their maximum."""
+    for dim, back, on in ((1, top, bottom), (2, left, right)):
+        mask = _reach(_reach(mask, back, dim).flip(dim), on, dim).flip(dim)
+    return mask
+
+
+def _reach(mask: Tensor, px: int, dim: int) -> Tensor:
+    """The maximum of each value and the `px` after it along `dim`; the passes double what they cover."""
+    mask, covered = mask.clone(), 0
+    px = min(px, mask.shape[dim] - 1)
+    while covered < px:
+        step = min(covered + 1, px - covered)
+        near, far = (mask.narrow(dim, start, mask.shape[dim] - step) for start in (0, step))
+        near.copy_(torch.maximum(near, far))
+        covered += step
+    return mask
 
 
 def feather(mask: Tensor, px: int) -> Tensor:
