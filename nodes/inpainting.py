@@ -24,6 +24,11 @@ BLEND = (
 SIDES = {"left": "to the left", "top": "on top", "right": "to the right", "bottom": "at the bottom"}
 
 
+def _distance(tooltip: str, *, most: float) -> tuple[str, dict[str, Any]]:
+    """A widget for how far from 0 or 1 a mask's values are rounded to it."""
+    return "FLOAT", {"default": masks.NEARLY, "min": masks.NEARLY, "max": most, "step": 0.01, "tooltip": tooltip}
+
+
 class SD2MaskPreprocess:
     """Prepare a mask for sampling and compositing."""
 
@@ -100,27 +105,15 @@ class SD2MaskPreprocess:
             },
             "optional": {  # the widgets as well, so that an API workflow saved before they were added still passes
                 "image": ("IMAGE", {"tooltip": "Resize the masks to the size of this image."}),
-                "high_pass": (
-                    "FLOAT",
-                    {
-                        "default": masks.NEARLY,
-                        "min": masks.NEARLY,
-                        "max": 0.97,
-                        "step": 0.01,
-                        "tooltip": "Values up to this become 0, so that faint traces in a soft mask are not "
-                        "repainted. A threshold above it does more.",
-                    },
+                "high_pass": _distance(
+                    "Values up to this become 0, so that faint traces in a soft mask are not repainted. It matters if "
+                    "it is not below threshold.",
+                    most=0.97,
                 ),
-                "stabilize": (
-                    "FLOAT",
-                    {
-                        "default": masks.NEARLY,
-                        "min": masks.NEARLY,
-                        "max": 0.98,
-                        "step": 0.01,
-                        "tooltip": "Values this close to 1 become 1, so that a soft mask repaints its core fully. It "
-                        "matters if threshold is 0.",
-                    },
+                "stabilize": _distance(
+                    "Values this close to 1 become 1, so that the core of a soft mask is fully repainted. It matters "
+                    "if threshold is 0.",
+                    most=0.98,
                 ),
             },
         }
