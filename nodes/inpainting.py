@@ -10,7 +10,6 @@ from torch import Tensor
 from ..pipeline import images, inpaint, masks
 from ..pipeline.blend import BLENDS, composite
 from ..pipeline.lama_masks import SHAPES, covering
-from ..pipeline.notices import notice
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 BLEND = (
@@ -284,11 +283,6 @@ class SD2VAEEncodeForInpaint:
         keep_unmasked: bool = True,
     ) -> tuple[Conditioning, Conditioning, Latent]:
         options, latent = inpaint.encode(vae, image, mask, fill, keep_unmasked)
-        if not options["concat_mask"].any():
-            notice(
-                f"the mask never reaches 0.5 (its maximum is {float(mask.max()):.2f}), so nothing is repainted; draw "
-                "a mask, or lower the threshold of SD2 Mask Preprocess"
-            )
         return with_options(positive, options), with_options(negative, options), latent
 
 

@@ -15,7 +15,12 @@ PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image wit
 
 
 def normalize(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
+    """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given.
+
+    NaN becomes 0. ValueError for a mask without pixels.
+    """
+    if mask.numel() == 0 or mask.ndim < 2:
+        raise ValueError(f"a MASK of shape {list(mask.shape)} has no pixels; connect one of [batch, height, width]")
     mask = mask.float().nan_to_num().clamp(0, 1)
     if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
         mask = mask[..., :3].mean(-1)
@@ -29,9 +34,14 @@ def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
         return mask
     if is_placeholder(mask):
         return mask.new_zeros(mask.shape[0], *size)
-    if height >= size[0] and width >= size[1]:
-        return F.adaptive_max_pool2d(mask, size)  # an average would wash thin strokes out
-    return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
+    smaller = (min(height, size[0]), min(width, size[1]))
+    mask = F.adaptive_max_pool2d(mask, smaller)  # an average would wash thin strokes out
+    if smaller == size:
+        return mask
+    smooth, sharp = (
+        F.interpolate(mask[:, None], size=size, mode=mode)[:, 0] for mode in ("bilinear", "nearest-exact")
+    )
+    return torch.where((sharp >= 0.5) & (smooth < 0.5), sharp, smooth)  # nor do dots fade below what is repainted
 
 
 def preprocess(

@@ -77,7 +77,7 @@ def _package() -> Any:  # noqa: ANN401  untyped, and an extra
         import imwatermark
     except ImportError as error:
         raise ValueError(
-            f"the invisible-watermark package cannot be imported ({error}); run pip install invisible-watermark in the "
-            "Python that runs this"
+            f"the invisible-watermark package cannot be imported ({error}); run pip install invisible-watermark in "
+            "the Python that runs this"
         ) from error
     return imwatermark

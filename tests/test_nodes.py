@@ -216,7 +216,7 @@ def test_an_empty_mask_gives_the_input_and_says_so(inpaint, caplog, mask, keep_u
         "SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "noise", keep_unmasked=keep_unmasked
     )
     assert len(caplog.messages) == 1
-    assert "SD2 Mask Preprocess" in caplog.messages[0]
+    assert "so nothing is repainted" in caplog.messages[0]
     latent = sample(inpaint, *prepared)
     assert torch.equal(latent["samples"], prepared[2]["samples"])
     (generated,) = call("SD2VAEDecode", latent, inpaint.vae)
