@@ -118,6 +118,7 @@ NEW_NODES = "Comfy.VueNodes.Enabled"
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 def test_what_a_node_says_is_on_it_until_it_runs_again(browser, server, tmp_path, vue):
+    server.forget()  # a node whose result is cached says nothing
     server.post("/settings", {NEW_NODES: vue})
     canvas = Canvas(browser, server)
     (tmp_path / "empty.json").write_text(json.dumps(EMPTY_MASK))
