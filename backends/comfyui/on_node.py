@@ -18,8 +18,9 @@ class OnNode(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a sentence below the node's earlier ones; nothing where no page asked for the run."""
-        context, server = get_executing_context(), PromptServer.instance
-        if context is None or server.client_id is None:
+        context = get_executing_context()
+        server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
+        if context is None or server is None or server.client_id is None:
             return
         node = (context.prompt_id, context.node_id)
         if node != self.node:
