@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 
 class OnNode(logging.Handler):
@@ -19,7 +19,8 @@ class OnNode(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show a sentence below the node's earlier ones; nothing where no page asked for the run."""
         context = get_executing_context()
-        server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
+        module = sys.modules.get("server")  # ComfyUI's main.py imports it; where ComfyUI is a library, there is none
+        server = None if module is None else module.PromptServer.instance
         if context is None or server is None or server.client_id is None:
             return
         node = (context.prompt_id, context.node_id)
