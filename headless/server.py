@@ -18,6 +18,7 @@ import requests
 import websocket
 
 from ..backends import folders
+from ..pipeline.notices import notice
 from . import graph
 from .canvas import Prompt
 from .canvas_text import fill_in
@@ -33,6 +34,7 @@ CONNECT, ANSWER, SILENCE = 10, 300, 30  # timeouts in seconds; after SILENCE the
 CANCEL = 3  # of a server that is asked to stop: Ctrl-C must not wait for one that hangs
 UPLOADED = "image_upload", "sd2_upload"  # options of inputs whose value is a file in the input folder
 ELSEWHERE = (" [output]", " [temp]")  # LoadImage's suffixes for the server's other folders
+TEXT = 3  # ComfyUI's BinaryEventTypes.TEXT
 COUNTER = re.compile(r"_\d{5,}_?$")  # ComfyUI appends this to a filename_prefix
 
 
@@ -199,7 +201,10 @@ class Server:
                 raise ConnectionError(
                     f"the connection to {self.url} was lost while the workflow ran; check the server"
                 )
-            event = json.loads(message) if isinstance(message, str) else {}  # bytes are previews
+            if isinstance(message, bytes):
+                _say(message, prompt)
+                continue
+            event = json.loads(message)
             data = event.get("data", {})
             if data.get("prompt_id") != prompt_id:
                 continue
@@ -244,6 +249,17 @@ class Server:
         if not answer.ok and answer.status_code not in accept:
             raise ConnectionError(f"{self.url}{path} returned {answer.status_code} {answer.reason}")
         return answer
+
+
+def _say(message: bytes, prompt: Prompt) -> None:
+    """Log the last line of a text that one of our nodes shows on the canvas; other binary messages are previews.
+
+    The message: its kind and the length of the node's id as big-endian 32-bit numbers, the id, the text.
+    """
+    kind, length = (int.from_bytes(message[start : start + 4], "big") for start in (0, 4))
+    node_id, text = message[8 : 8 + length].decode(errors="replace"), message[8 + length :].decode(errors="replace")
+    if kind == TEXT and prompt.get(node_id, {}).get("class_type", "").startswith("SD2"):
+        notice(text.rpartition("\n")[2])
 
 
 def _node_class(name: str, described: Mapping[str, Any]) -> type:

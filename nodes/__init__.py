@@ -4,12 +4,13 @@ from .conditioning import SD2CLIPTextEncode
 from .crop_and_stitch import SD2InpaintCrop, SD2InpaintStitch
 from .depth_to_image import SD2DepthConditioning, SD2DepthEstimate
 from .image_variations import SD2LoadImageEmbedding, SD2UnCLIPConditioning
-from .inpainting import SD2Composite, SD2MaskPreprocess, SD2RandomMask, SD2VAEEncodeForInpaint
+from .inpainting import SD2Composite, SD2MaskExtend, SD2MaskPreprocess, SD2RandomMask, SD2VAEEncodeForInpaint
 from .latent import SD2VAEDecode
 from .loaders import SD2CheckpointLoader
 from .sample_image import SD2SampleImage
 from .sampling import SD2KSampler, SD2Sampler, SD2Scheduler
 from .upscaling import SD2ColorMatch, SD2UpscaleConditioning
+from .watermarking import SD2ReadWatermark, SD2Watermark
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2CheckpointLoader": SD2CheckpointLoader,
@@ -31,6 +32,9 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SD2DepthConditioning": SD2DepthConditioning,
     "SD2SampleImage": SD2SampleImage,
     "SD2RandomMask": SD2RandomMask,
+    "SD2MaskExtend": SD2MaskExtend,
+    "SD2Watermark": SD2Watermark,
+    "SD2ReadWatermark": SD2ReadWatermark,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
@@ -53,4 +57,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "SD2DepthConditioning": "SD2 Depth Conditioning",
     "SD2SampleImage": "SD2 Sample Image",
     "SD2RandomMask": "SD2 Random Mask",
+    "SD2MaskExtend": "SD2 Mask Extend",
+    "SD2Watermark": "SD2 Invisible Watermark",
+    "SD2ReadWatermark": "SD2 Read Watermark",
 }

@@ -10,7 +10,6 @@ from torch import Tensor
 from ..pipeline import images, inpaint, masks
 from ..pipeline.blend import BLENDS, composite
 from ..pipeline.lama_masks import SHAPES, covering
-from ..pipeline.notices import notice
 from ..pipeline.types import Autoencoder, Conditioning, Latent, with_options
 
 BLEND = (
@@ -21,6 +20,12 @@ BLEND = (
         "until they meet the original's, feather fades through the soft edge of the mask, none pastes.",
     },
 )
+SIDES = {"left": "to the left", "top": "on top", "right": "to the right", "bottom": "at the bottom"}
+
+
+def _distance(tooltip: str, *, most: float) -> tuple[str, dict[str, Any]]:
+    """A widget for how far from 0 or 1 a mask's values are rounded to it."""
+    return "FLOAT", {"default": masks.NEARLY, "min": masks.NEARLY, "max": most, "step": 0.01, "tooltip": tooltip}
 
 
 class SD2MaskPreprocess:
@@ -28,10 +33,20 @@ class SD2MaskPreprocess:
 
     CATEGORY = "SD2/inpaint"
     DESCRIPTION = (
-        "Clean, grow and blur a mask. mask marks the area to repaint; blend_mask is the same area with a soft edge "
-        "inside it, for compositing the result."
+        "Clean, grow or shrink, and blur a mask. mask marks the area to repaint; blend_mask is the same area with a "
+        "soft edge inside it, for compositing the result."
     )
-    SEARCH_ALIASES = ("grow mask", "blur mask", "feather mask", "expand mask", "invert mask", "threshold mask")
+    SEARCH_ALIASES = (
+        "grow mask",
+        "shrink mask",
+        "blur mask",
+        "feather mask",
+        "expand mask",
+        "invert mask",
+        "threshold mask",
+        "stabilize mask",
+        "mask hipass filter",
+    )
     RETURN_TYPES = ("MASK", "MASK")
     RETURN_NAMES = ("mask", "blend_mask")
     OUTPUT_TOOLTIPS = (
@@ -87,7 +102,19 @@ class SD2MaskPreprocess:
                     {"default": False, "tooltip": "Swap the repainted and the kept area before all other steps."},
                 ),
             },
-            "optional": {"image": ("IMAGE", {"tooltip": "Resize the masks to the size of this image."})},
+            "optional": {  # the widgets as well, so that an API workflow saved before they were added still passes
+                "image": ("IMAGE", {"tooltip": "Resize the masks to the size of this image."}),
+                "high_pass": _distance(
+                    "Values up to this become 0, so that faint traces in a soft mask are not repainted. It matters if "
+                    "it is not below threshold.",
+                    most=0.97,
+                ),
+                "stabilize": _distance(
+                    "Values this close to 1 become 1, so that the core of a soft mask is fully repainted. It matters "
+                    "if threshold is 0.",
+                    most=0.98,
+                ),
+            },
         }
 
     def process(
@@ -99,11 +126,49 @@ class SD2MaskPreprocess:
         fill_holes: bool = False,
         invert: bool = False,
         image: Tensor | None = None,
+        high_pass: float = masks.NEARLY,
+        stabilize: float = masks.NEARLY,
     ) -> tuple[Tensor, Tensor]:
-        size = None if image is None else (image.shape[1], image.shape[2])
         return masks.preprocess(
-            mask, size, level=threshold, grow_px=grow, blur_px=blur, fill=fill_holes, invert=invert
+            mask,
+            None if image is None else (image.shape[1], image.shape[2]),
+            level=threshold,
+            grow_px=grow,
+            blur_px=blur,
+            fill=fill_holes,
+            invert=invert,
+            high_pass=high_pass,
+            stabilize=stabilize,
         )
+
+
+class SD2MaskExtend:
+    """Extend a mask to chosen sides."""
+
+    CATEGORY = "SD2/inpaint"
+    DESCRIPTION = (
+        "Extend a mask by pixels to the left, top, right and bottom, for instance down over an object's shadow. To "
+        "add canvas for outpainting, use Pad Image for Outpainting."
+    )
+    SEARCH_ALIASES = ("extend mask", "expand mask", "grow mask to one side", "offset mask")
+    RETURN_TYPES = ("MASK",)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("The extended mask, of the same size.",)
+    FUNCTION = "extend"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        sides = {
+            side: (
+                "INT",
+                {"default": 0, "min": 0, "max": 8192, "tooltip": f"Pixels to add {where} of what is masked."},
+            )
+            for side, where in SIDES.items()
+        }
+        return {"required": {"mask": ("MASK", {"tooltip": "The mask, of any size and batch size."}), **sides}}
+
+    def extend(self, mask: Tensor, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> tuple[Tensor]:
+        return (masks.extend(masks.normalize(mask), left=left, top=top, right=right, bottom=bottom),)
 
 
 class SD2RandomMask:
@@ -218,11 +283,6 @@ class SD2VAEEncodeForInpaint:
         keep_unmasked: bool = True,
     ) -> tuple[Conditioning, Conditioning, Latent]:
         options, latent = inpaint.encode(vae, image, mask, fill, keep_unmasked)
-        if not options["concat_mask"].any():
-            notice(
-                f"the mask never reaches 0.5 (its maximum is {float(mask.max()):.2f}), so nothing is repainted; draw "
-                "a mask, or lower the threshold of SD2 Mask Preprocess"
-            )
         return with_options(positive, options), with_options(negative, options), latent
 
 

@@ -17,6 +17,7 @@ from .blend import composite
 from .images import fit_batch, normalize, resample
 from .masks import normalize as normalize_mask
 from .masks import snap
+from .notices import notice
 
 MOST_ENLARGED = 4  # times: a dot is shown with its surroundings, not as a large blot
 EIGHT_NEIGHBORS = np.ones((3, 3))  # pixels that touch at a corner are one hole
@@ -96,6 +97,8 @@ def crop(
     """
     image = normalize(image)
     where, blended, seen = _masks(image, mask, blend_mask, context_mask)
+    if not where.any():
+        notice("the mask is empty, so the crop has nothing to repaint; draw one, or load a file with transparency")
     boxes = windows(torch.maximum(where, seen), window)
     size = _size(boxes[0], window)
     picked = [box.of(image[index % len(image)]) for index, box in enumerate(boxes)]
@@ -143,14 +146,16 @@ def windows(mask: Tensor, window: Window) -> tuple[Box, ...]:
     """Return a window around what each mask [B, H, W] marks, all of one size."""
     height, width = mask.shape[-2:]
     aspect = window.size[1] / window.size[0]
+    whole = Box(0, 0, width, height)
     marked = [_bounds(one) for one in mask]
+    drawn = [box for box in marked if box is not None] or [whole]  # an empty mask among others enlarges no window
     least_height, least_width = (side / MOST_ENLARGED for side in window.size)
 
     def needed(length: int, least: float, whole: int) -> int:
         return min(whole, math.ceil(max(length * window.factor, least)) + 2 * window.margin)
 
-    needed_width = max(needed(box.width, least_width, width) for box in marked)
-    needed_height = max(needed(box.height, least_height, height) for box in marked)
+    needed_width = max(needed(box.width, least_width, width) for box in drawn)
+    needed_height = max(needed(box.height, least_height, height) for box in drawn)
     wide = min(width, max(needed_width, round(needed_height * aspect)))
     high = min(height, max(needed_height, round(needed_width / aspect)))
 
@@ -158,7 +163,7 @@ def windows(mask: Tensor, window: Window) -> tuple[Box, ...]:
         x = _start(box.x + box.width / 2, wide, width)
         return Box(x, _start(box.y + box.height / 2, high, height), wide, high)
 
-    return tuple(map(around, marked))
+    return tuple(around(box or whole) for box in marked)
 
 
 def holes(mask: Tensor, blend_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -174,11 +179,11 @@ def holes(mask: Tensor, blend_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(mask * (own == number), blend_mask * (nearest == number)) for number in range(1, count + 1)]
 
 
-def _bounds(mask: Tensor) -> Box:
-    """Return the bounding box of what is marked in [H, W], the whole of it if nothing is."""
+def _bounds(mask: Tensor) -> Box | None:
+    """Return the bounding box of what is marked in [H, W], if anything is."""
     rows, columns = (mask.amax(dim).nonzero().flatten() for dim in (1, 0))
     if len(rows) == 0:
-        return Box(0, 0, mask.shape[1], mask.shape[0])
+        return None
     top, left = int(rows[0]), int(columns[0])
     return Box(left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top)
 

@@ -15,12 +15,19 @@ from .pil import to_pil
 
 
 def normalize(image: Tensor) -> Tensor:
-    """IMAGE of any dtype, with or without alpha -> float32 [B, H, W, 3]."""
+    """IMAGE of any dtype, with or without alpha -> float32 [B, H, W, 3]; ValueError for what cannot be used."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(
             f"an IMAGE is [batch, height, width, 3], but this one is {list(image.shape)}; decode it first"
         )
-    return image[..., :3].float().expand(-1, -1, -1, 3)
+    if image.numel() == 0:
+        raise ValueError(f"an IMAGE of shape {list(image.shape)} has no pixels; connect one that has")
+    image = image[..., :3].float()
+    if not image.isfinite().all():
+        raise ValueError(
+            "the image contains NaN or infinity; load the checkpoint that made it with dtype bfloat16 or float32"
+        )
+    return image.expand(-1, -1, -1, 3)
 
 
 def fit_batch(x: Tensor, count: int) -> Tensor:

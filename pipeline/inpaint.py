@@ -13,6 +13,7 @@ from ..models.specs import SPECS, ModelSpec
 from .images import FILLS, fill_gray, fit_batch, normalize, pad
 from .masks import normalize as normalize_mask
 from .masks import snap, to_latent
+from .notices import mask_notices
 from .types import Autoencoder, Latent, Options
 
 KEYS = frozenset({"concat_latent_image", "concat_mask"})
@@ -30,6 +31,7 @@ def encode(
     image = normalize(image)
     size = (image.shape[1], image.shape[2])
     mask = snap(normalize_mask(mask, size))
+    mask_notices(mask, len(image))
     count = max(len(image), len(mask)) if len(image) == 1 else len(image)  # one image may take many masks
     factor = vae.spacial_compression_encode()
     image, mask = (pad(fit_batch(x, count), factor) for x in (image, mask))

@@ -10,12 +10,17 @@ from torch.nn import functional as F
 
 from .notices import notice
 
-NEARLY = 0.98  # white of a JPEG mask
+NEARLY = 0.02  # how far from 0 and 1 a JPEG mask's black and white are
 PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image without alpha
 
 
 def normalize(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
+    """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given.
+
+    NaN becomes 0. ValueError for a mask without pixels.
+    """
+    if mask.numel() == 0 or mask.ndim < 2:
+        raise ValueError(f"a MASK of shape {list(mask.shape)} has no pixels; connect one of [batch, height, width]")
     mask = mask.float().nan_to_num().clamp(0, 1)
     if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
         mask = mask[..., :3].mean(-1)
@@ -29,9 +34,14 @@ def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
         return mask
     if is_placeholder(mask):
         return mask.new_zeros(mask.shape[0], *size)
-    if height >= size[0] and width >= size[1]:
-        return F.adaptive_max_pool2d(mask, size)  # an average would wash thin strokes out
-    return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
+    smaller = (min(height, size[0]), min(width, size[1]))
+    mask = F.adaptive_max_pool2d(mask, smaller)  # an average would wash thin strokes out
+    if smaller == size:
+        return mask
+    smooth, sharp = (
+        F.interpolate(mask[:, None], size=size, mode=mode)[:, 0] for mode in ("bilinear", "nearest-exact")
+    )
+    return torch.where((sharp >= 0.5) & (smooth < 0.5), sharp, smooth)  # nor do dots fade below what is repainted
 
 
 def preprocess(
@@ -43,22 +53,28 @@ def preprocess(
     blur_px: int = 0,
     fill: bool = False,
     invert: bool = False,
+    high_pass: float = NEARLY,
+    stabilize: float = NEARLY,
 ) -> tuple[Tensor, Tensor]:
     """Clean a mask of any kind: where to repaint, and the same with a soft edge inside it, each [B, H, W].
 
     size: (H, W). level: the threshold in 0..1; 0 keeps the mask soft. grow_px: negative values shrink. fill: fill what
-    the mask encloses. invert: swap inside and outside first.
+    the mask encloses. invert: swap inside and outside first. high_pass: values up to this become 0. stabilize: values
+    so close to 1 become 1.
     """
     if invert and is_placeholder(mask):  # no mask is not the same as a mask of nothing
         notice("invert has no effect, because the image has no mask; draw one, or load a file with transparency")
         invert = False
-    mask = snap(normalize(mask, size))
-    drawn = 1 - mask if invert else mask
-    mask = threshold(drawn, level)
+    mask = normalize(mask, size)
+    drawn = snap(1 - mask if invert else mask)
+    mask = threshold(snap(drawn, high_pass, stabilize), level)
     mask = grow(fill_holes(mask) if fill else mask, grow_px)
     if drawn.any() and not mask.any():
+        raised = f"high_pass {high_pass:g}, " if high_pass > NEARLY else ""
+        lower = "high_pass, threshold or both" if raised else "threshold"
         notice(
-            f"nothing is left of the mask after threshold {level:g} and grow {grow_px}; lower threshold or raise grow"
+            f"nothing is left of the mask after {raised}threshold {level:g} and grow {grow_px}; lower {lower}, or "
+            "raise grow"
         )
     return mask, feather(mask, blur_px)
 
@@ -68,9 +84,9 @@ def is_placeholder(mask: Tensor) -> bool:
     return mask.shape[-2:] == (PLACEHOLDER, PLACEHOLDER) and not bool(mask.any())
 
 
-def snap(mask: Tensor) -> Tensor:
-    """Round values near 0 and 1 to them; lossy files hold neither exactly."""
-    return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill(mask <= 1 - NEARLY, 0.0)
+def snap(mask: Tensor, near_0: float = NEARLY, near_1: float = NEARLY) -> Tensor:
+    """Round values that are so close to 0 and 1 to them, 0 first; lossy files hold neither exactly."""
+    return mask.masked_fill(mask >= 1 - near_1, 1.0).masked_fill(mask <= near_0, 0.0)
 
 
 def threshold(mask: Tensor, level: float) -> Tensor:
@@ -93,6 +109,25 @@ def grow(mask: Tensor, px: int) -> Tensor:
             torch.maximum(below, row[:, : mask.shape[-2] - dy], out=below)
             torch.maximum(above, row[:, dy:], out=above)
     return grown
+
+
+def extend(mask: Tensor, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Tensor:
+    """Dilate [B, H, W] by so many pixels to each side: by a box, not a disc. Soft values spread by their maximum."""
+    for dim, back, on in ((1, top, bottom), (2, left, right)):
+        mask = _reach(_reach(mask, back, dim).flip(dim), on, dim).flip(dim)
+    return mask
+
+
+def _reach(mask: Tensor, px: int, dim: int) -> Tensor:
+    """The maximum of each value and the `px` after it along `dim`; the passes double what they cover."""
+    mask, covered = mask.clone(), 0
+    px = min(px, mask.shape[dim] - 1)
+    while covered < px:
+        step = min(covered + 1, px - covered)
+        near, far = (mask.narrow(dim, start, mask.shape[dim] - step) for start in (0, step))
+        near.copy_(torch.maximum(near, far))
+        covered += step
+    return mask
 
 
 def feather(mask: Tensor, px: int) -> Tensor:

@@ -1,9 +1,14 @@
-"""What a user should know of a run that goes on: valid settings that do nothing, each in one line of the log."""
+"""What a user should know of a run that goes on: valid settings that do nothing, each in one line of the log.
+
+In ComfyUI the node that says it shows it too (backends/comfyui/on_node.py).
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+
+from torch import Tensor
 
 from .types import Sampling
 
@@ -15,6 +20,28 @@ MANY = 1.25  # times the steps that were asked for
 def notice(sentence: str) -> None:
     """Log a sentence: what does nothing or was left out, and what to do."""
     logging.getLogger("sd2_family").warning("%s", sentence)
+
+
+def mask_notices(mask: Tensor, images: int) -> None:
+    """Name what is odd about the masks [B, H, W] of so many images: empty or full ones, a count that does not fit."""
+    hole = mask >= 0.5
+    empty = [str(number) for number, one in enumerate(hole, 1) if not one.any()]
+    if not mask.any():
+        notice("the mask is empty, so nothing is repainted; draw one, or load a file with transparency")
+    elif len(empty) == len(mask):
+        notice(
+            f"the mask never reaches 0.5 (its maximum is {float(mask.max()):.2f}), so nothing is repainted; draw it "
+            "stronger, or lower the threshold of SD2 Mask Preprocess"
+        )
+    elif empty:
+        which = f"masks {', '.join(empty)} of {len(mask)} are" if empty[1:] else f"mask {empty[0]} of {len(mask)} is"
+        notice(f"{which} empty or below 0.5 everywhere, so nothing is repainted there; draw what is missing")
+    elif hole.all():
+        notice("the mask covers the whole image, so all of it is repainted; invert the mask if you meant to keep it")
+    if len(mask) > images > 1:
+        notice(f"there are {len(mask)} masks for {images} images, so the last {len(mask) - images} are not used")
+    elif images > len(mask) > 1:
+        notice(f"there are {len(mask)} masks for {images} images, so they are used again from the first")
 
 
 def sampling_notices(sampling: Sampling) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from sd2_family import NODE_CLASS_MAPPINGS
 from sd2_family.pipeline import masks
 from sd2_family.training.random_masks import random_mask
@@ -36,6 +37,17 @@ def test_thin_strokes_survive_a_smaller_picture():
     mask, _ = preprocess(mask, image=torch.zeros(1, 50, 60, 3))
     assert mask.shape == (1, 50, 60)
     assert mask.amax(2).min() == 1
+
+
+@pytest.mark.parametrize("px", [6, -6])
+def test_grow_6_is_6_pixels_in_every_direction(px):
+    drawn = np.zeros((60, 70), bool)
+    drawn[20:40, 20:50] = True
+    far = ndimage.distance_transform_edt(~drawn if px > 0 else drawn)  # to the nearest pixel of the other kind
+    expected = far <= 6 if px > 0 else far > 6
+    mask, blend = preprocess(torch.from_numpy(drawn)[None], grow=px)
+    assert np.array_equal(mask[0].numpy() > 0, expected)
+    assert torch.equal(blend, mask)
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5, 12, 40])
@@ -76,6 +88,54 @@ def test_threshold_zero_keeps_it_soft():
     assert torch.equal(soft[:, :, 2:-2], ramp[:, :, 2:-2])  # beyond, near 0 and near 1 are snapped
     hard, _ = preprocess(ramp, threshold=0.5)
     assert torch.equal(hard, (ramp >= 0.5).float())
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_high_pass_and_stabilize_act_on_soft_masks_before_all_but_invert(invert):
+    ramp = torch.linspace(0, 1, 101).expand(1, 4, 101)
+    given = ramp.flip(2) if invert else ramp
+    soft, _ = preprocess(given, threshold=0.0, high_pass=0.1, stabilize=0.3, invert=invert)
+    value = ramp.numpy()
+    expected = np.where(value <= 0.1, 0, np.where(value >= 0.7, 1, value))
+    sure = np.minimum(abs(value - 0.1), abs(value - 0.7)) > 1e-4  # rounding decides on the limits themselves
+    assert np.allclose(soft.numpy()[sure], expected[sure], atol=1e-6)
+    hard, _ = preprocess(given, threshold=0.5, high_pass=0.6, stabilize=0.3, invert=invert)
+    assert torch.equal(hard[0, 0, 65:], torch.ones(36))
+    assert not hard[0, 0, :60].any()
+
+
+def test_what_high_pass_drops_does_not_grow():
+    mask = dot() * 0.08
+    mask[0, 2, 2] = 0.5
+    grown, _ = preprocess(mask, threshold=0.0, high_pass=0.1, grow=2)
+    assert grown.amax() == 0.5
+    assert not grown[0, 14:19, 14:19].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "sides", [(0, 0, 0, 0), (1, 0, 0, 0), (0, 3, 0, 0), (0, 0, 5, 0), (0, 0, 0, 17), (2, 7, 0, 64)]
+)
+def test_extend_adds_pixels_to_each_side(sides, seed):
+    mask = torch.rand(2, 30, 40, generator=torch.Generator().manual_seed(seed)) ** 20
+    left, top, right, bottom = sides
+    (extended,) = NODE_CLASS_MAPPINGS["SD2MaskExtend"]().extend(mask, *sides)
+    # a dilation by a box whose origin is the pixel itself
+    box = np.zeros((2 * max(top, bottom) + 1, 2 * max(left, right) + 1), bool)
+    y, x = (length // 2 for length in box.shape)
+    box[y - top : y + bottom + 1, x - left : x + right + 1] = True
+    # of ndimage, footprint[y, x] looks at the pixel there: what comes from above looks up
+    looked = [ndimage.maximum_filter(one, footprint=box[::-1, ::-1], mode="constant") for one in mask.numpy()]
+    assert np.array_equal(extended.numpy(), np.stack(looked))
+
+
+def test_extending_leaves_the_input_and_the_mask_of_no_mask_alone():
+    mask = dot()
+    before = mask.clone()
+    NODE_CLASS_MAPPINGS["SD2MaskExtend"]().extend(mask, 3, 3, 3, 3)
+    assert torch.equal(mask, before)
+    (none,) = NODE_CLASS_MAPPINGS["SD2MaskExtend"]().extend(torch.zeros(1, 64, 64), 900, 0, 0, 9)
+    assert masks.is_placeholder(none)
 
 
 @pytest.mark.parametrize(

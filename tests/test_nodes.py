@@ -28,7 +28,8 @@ WIDGETS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 INPUTS = {
     "SD2CheckpointLoader": "ckpt_name prediction dtype",
     "SD2CLIPTextEncode": "clip text",
-    "SD2MaskPreprocess": "mask threshold grow blur fill_holes invert image",
+    "SD2MaskPreprocess": "mask threshold grow blur fill_holes invert image high_pass stabilize",
+    "SD2MaskExtend": "mask left top right bottom",
     "SD2VAEEncodeForInpaint": "positive negative vae image mask fill keep_unmasked",
     "SD2UnCLIPConditioning": "conditioning clip_vision_output weight noise_level seed mix_noise_level",
     "SD2LoadImageEmbedding": "file",
@@ -47,11 +48,14 @@ INPUTS = {
     "SD2RandomMask": "width height seed coverage kind",
     "SD2UpscaleConditioning": "positive negative image noise_level seed",
     "SD2ColorMatch": "image reference enabled",
+    "SD2Watermark": "image text",
+    "SD2ReadWatermark": "image length",
 }
 OUTPUTS = {
     "SD2CheckpointLoader": "MODEL CLIP VAE CLIP_VISION SD2_DEPTH_MODEL STRING",
     "SD2CLIPTextEncode": "CONDITIONING",
     "SD2MaskPreprocess": "MASK MASK",
+    "SD2MaskExtend": "MASK",
     "SD2VAEEncodeForInpaint": "CONDITIONING CONDITIONING LATENT",
     "SD2UnCLIPConditioning": "CONDITIONING",
     "SD2LoadImageEmbedding": "CLIP_VISION_OUTPUT",
@@ -68,6 +72,8 @@ OUTPUTS = {
     "SD2RandomMask": "MASK",
     "SD2UpscaleConditioning": "CONDITIONING CONDITIONING LATENT",
     "SD2ColorMatch": "IMAGE",
+    "SD2Watermark": "IMAGE",
+    "SD2ReadWatermark": "STRING",
 }
 
 
@@ -210,7 +216,7 @@ def test_an_empty_mask_gives_the_input_and_says_so(inpaint, caplog, mask, keep_u
         "SD2VAEEncodeForInpaint", *prompts(inpaint), inpaint.vae, image, mask, "noise", keep_unmasked=keep_unmasked
     )
     assert len(caplog.messages) == 1
-    assert "SD2 Mask Preprocess" in caplog.messages[0]
+    assert "so nothing is repainted" in caplog.messages[0]
     latent = sample(inpaint, *prepared)
     assert torch.equal(latent["samples"], prepared[2]["samples"])
     (generated,) = call("SD2VAEDecode", latent, inpaint.vae)

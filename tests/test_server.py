@@ -1,6 +1,7 @@
 """`sd2 run --server`, against a server that only pretends to make pictures."""
 
 import json
+import struct
 import sys
 from datetime import datetime
 
@@ -47,6 +48,33 @@ def test_a_run_brings_its_pictures_here_and_names_them(run, folder, capsys):
         assert all(f"{title}:  50%" in said.err for title in ("Load Image", "Scale", "Save Image"))
     assert Image.open(folder / "made" / "a" / "b_00002_.png").getpixel((0, 0)) == (255, 0, 0)
     assert len(list((folder / "made" / "a").iterdir())) == 2
+
+
+def test_what_our_nodes_say_there_is_said_here(run, server, monkeypatch, caplog, folder):
+    nodes = [
+        {"id": 1, "type": "SD2SampleImage", "widgets_values": ["beach.png"]},
+        {
+            "id": 2,
+            "type": "PreviewImage",
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            "widgets_values": [],
+        },
+    ]
+    write({"nodes": nodes, "links": [[1, 1, 0, 2, 0, "IMAGE"]], "version": 0.4})
+
+    def text(node_id, sentence):
+        server.send(struct.pack(">II", 3, len(node_id)) + node_id.encode() + sentence.encode(), binary=True)
+
+    def messages(prompt):
+        text("1", "first")
+        text("1", "first\nsécond")
+        text("2", "of a core node")
+        text("9", "of nobody")
+        yield "executing", {"node": None}
+
+    monkeypatch.setattr(server, "usual", messages)
+    assert run() == 0
+    assert caplog.messages == ["first", "sécond"]
 
 
 def test_what_is_queued_is_the_workflow_with_its_values_set(run, server, folder):

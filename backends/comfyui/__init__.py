@@ -1,7 +1,12 @@
 """The backend inside ComfyUI: ComfyUI's own objects around our networks. No other files import ComfyUI."""
 
+import logging
+
 from .files import input_dir, list_models, resolve_model
 from .loader import load_checkpoint
+from .on_node import OnNode
 from .sampler import identify, sample, schedule
 
 __all__ = ["identify", "input_dir", "list_models", "load_checkpoint", "resolve_model", "sample", "schedule"]
+
+logging.getLogger("sd2_family").addHandler(OnNode())

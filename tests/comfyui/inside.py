@@ -172,6 +172,20 @@ def inpainting(model, vae, positive, negative, noise):
     )
 
 
+def repainted(model, positive, negative):
+    """Which latent pixels (y, x) our sampler changes for a mask of pixels: a dot, and a slanted stroke of 2."""
+    dot, stroke = torch.zeros(2, 1, 64, 64)
+    dot[0, 29, 45] = 1
+    for y in range(8, 40):
+        stroke[0, y, y + 5 : y + 7] = 1
+    kept, found = torch.full((1, 4, 8, 8), 2.0), {}
+    for name, mask in {"dot": dot, "stroke": stroke}.items():
+        (latent,) = core_node("nodes", "SetLatentNoiseMask", samples={"samples": kept}, mask=mask)
+        changed = (ours_on(model, positive, negative, latent=latent) - kept).abs().amax((0, 1)) > 1e-4
+        found[name] = changed.nonzero().tolist()
+    return found
+
+
 def streamed(model, positive):
     """What a model with a LoRA predicts when its weights are loaded whole, and when memory holds no layer of it."""
     comfy.model_management.unload_all_models()
@@ -347,6 +361,7 @@ def main():
             if next(m.parameters(False), None) is not None
         ),
     ]
+    numbers["repainted"] = repainted(ours, positive, negative)
     numbers["streamed"] = gap(*streamed(ours, positive))
     numbers["steps after cancelling"] = steps_after_cancelling(ours, positive, negative)
     numbers["after cancelling"] = gap(ours_on(ours, positive, negative), ours_on(core, positive, negative))

@@ -99,6 +99,63 @@ def test_node_is_found_added_and_explained(canvas, server, name):
         assert image.evaluate("async image => (await image.decode(), image.naturalWidth)")
 
 
+EMPTY_MASK = {
+    "1": {"class_type": "SolidMask", "inputs": {"value": 0.3, "width": 64, "height": 64}},
+    "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
+    "3": {"class_type": "SD2MaskPreprocess", "inputs": {"mask": ["1", 0], "threshold": 0.5}},
+    "4": {"class_type": "SD2Composite", "inputs": {"original": ["2", 0], "generated": ["2", 0], "mask": ["3", 1]}},
+    "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+}
+# of our nodes the text they show and their height, by their type
+SAID = """() => Object.fromEntries(app.graph.nodes.filter(node => node.type.startsWith("SD2")).map(node =>
+    [node.type, [node.widgets.find(w => w.name === "$$node-text-preview")?.value ?? "", node.size[1]]]))"""
+# by how many pixels a text is longer than its node shows
+CLIPPED = """[...document.querySelectorAll("*")].filter(box => box.childElementCount === 0
+    && box.textContent.includes("lower threshold")).map(box => box.closest("[class*=overflow]") ?? box.parentElement)
+    .map(box => box.scrollHeight - box.clientHeight)"""
+NEW_NODES = "Comfy.VueNodes.Enabled"
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_what_a_node_says_is_on_it_until_it_runs_again(browser, server, tmp_path, vue):
+    server.forget()  # a node whose result is cached says nothing
+    server.post("/settings", {NEW_NODES: vue})
+    canvas = Canvas(browser, server)
+    (tmp_path / "empty.json").write_text(json.dumps(EMPTY_MASK))
+    canvas.open_file(tmp_path / "empty.json")
+    canvas.page.wait_for_timeout(1000)  # ms, for the layout
+    set_value = (
+        "([type, name, value]) => app.graph.nodes.find(node => node.type === type)"
+        ".widgets.find(widget => widget.name === name).value = value"
+    )
+    plain = canvas.page.evaluate(SAID)
+    assert [text for text, _ in plain.values()] == ["", ""]
+
+    canvas.run()
+    canvas.page.wait_for_function("app.graph.nodes.some(n => n.widgets?.some(w => w.name === '$$node-text-preview'))")
+    canvas.page.wait_for_timeout(1000)  # ms, for the layout
+    said = canvas.page.evaluate(SAID)
+    assert said["SD2MaskPreprocess"][0].startswith("nothing is left of the mask after threshold 0.5 and grow 0")
+    assert said["SD2Composite"][0].startswith("the mask is empty, so the image is the original")
+    assert all(said[node][1] > plain[node][1] for node in said)
+    clipped = canvas.page.evaluate(CLIPPED)
+    assert clipped
+    assert max(clipped) <= 0
+
+    canvas.page.evaluate(set_value, ["SD2Composite", "blend", "none"])  # the other node keeps its result and its text
+    canvas.run()
+    assert [text for text, _ in canvas.page.evaluate(SAID).values()] == [text for text, _ in said.values()]
+
+    canvas.page.evaluate(set_value, ["SolidMask", "value", 1.0])
+    canvas.run()
+    canvas.page.wait_for_timeout(1000)  # ms, for the layout
+    again = canvas.page.evaluate(SAID)
+    assert [text for text, _ in again.values()] == ["", ""]
+    assert vue or again == plain
+    canvas.page.close()
+    server.post("/settings", {NEW_NODES: False})
+
+
 def test_chinese(browser, server):
     translated = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["SD2KSampler"]
     canvas = Canvas(browser, server, locale="zh")

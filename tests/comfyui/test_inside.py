@@ -53,6 +53,12 @@ def test_objects_are_comfyuis_own(numbers):
     assert numbers["native"] == [True] * 5  # MODEL, its inside, CLIP, VAE, every layer that holds weights
 
 
+def test_thin_masks_of_pixels_reach_our_sampler(numbers):
+    assert numbers["repainted"]["dot"] == [[3, 5]]
+    touched = {(y // 8, x // 8) for y in range(8, 40) for x in (y + 5, y + 6)}
+    assert numbers["repainted"]["stroke"] == sorted(map(list, touched))
+
+
 def test_layers_can_be_streamed_with_their_patches(numbers):
     assert numbers["streamed"] <= 1e-5
 

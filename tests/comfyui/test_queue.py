@@ -175,6 +175,34 @@ def test_a_node_that_fails_is_one_sentence_and_status_1(sd2, capsys):
     assert "v2-inpaint" in line
 
 
+def test_what_a_node_says_is_the_same_there_and_here(sd2, caplog):
+    mask = {"class_type": "SolidMask", "inputs": {"value": 0.3, "width": 64, "height": 64}}
+    image = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}}
+    inputs = {"threshold": 0.5, "grow": 0, "blur": 0, "fill_holes": False, "invert": False}
+    crop = {"context": 1.2, "target_width": 0, "target_height": 0, "multiple_of": 8, "context_pixels": 0}
+    write(
+        {
+            "1": mask,
+            "2": image,
+            "3": {"class_type": "SD2MaskPreprocess", "inputs": {"mask": ["1", 0], "image": ["2", 0], **inputs}},
+            "4": {
+                "class_type": "SD2InpaintCrop",
+                "inputs": {"image": ["2", 0], "mask": ["3", 0], "holes": "one by one", **crop},
+            },
+            "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "crop"}},
+        }
+    )
+    assert sd2("w.json") == 0
+    there = list(caplog.messages)
+    caplog.clear()
+    assert main(["run", "w.json"]) == 0
+    assert caplog.messages == there
+    assert [line.split(",")[0].split(" after")[0] for line in there] == [
+        "nothing is left of the mask",
+        "the mask is empty",
+    ]
+
+
 def test_ctrl_c_stops_the_job(server, sd2, monkeypatch, capsys):
     steps = []
 
