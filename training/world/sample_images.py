@@ -40,7 +40,7 @@ def box_mask(box: tuple[int, int, int, int], size: tuple[int, int], radius: int)
 
 
 def outline(scene: Scene, bare: Scene) -> Image.Image:
-    """Draw the mask of a scene's only item: where it hides the bare background, without the mixed pixels of its edge."""
+    """Draw the mask of a scene's only item: where it hides the background, without the mixed pixels of its edge."""
     left, top, right, bottom = scene.items[0].box
     changed = np.abs(scene.image.astype(int) - bare.image).max(2) > OUTLINE
     inside = np.zeros_like(changed)
