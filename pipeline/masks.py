@@ -16,7 +16,7 @@ PLACEHOLDER = 64  # side of the zero mask that Load Image gives for an image wit
 
 def normalize(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Convert a mask of any rank, dtype and size to float32 [B, H, W] in 0..1, resized to `size` (H, W) if given."""
-    mask = mask.float().nan_to_num().clamp(0, 1)
+    mask = mask.float().nan_to_num().clamp_(0, 1)
     if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
         mask = mask[..., :3].mean(-1)
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -70,7 +70,7 @@ def is_placeholder(mask: Tensor) -> bool:
 
 def snap(mask: Tensor) -> Tensor:
     """Round values near 0 and 1 to them; lossy files hold neither exactly."""
-    return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill(mask <= 1 - NEARLY, 0.0)
+    return mask.masked_fill(mask >= NEARLY, 1.0).masked_fill_(mask <= 1 - NEARLY, 0.0)
 
 
 def threshold(mask: Tensor, level: float) -> Tensor:
@@ -80,6 +80,8 @@ def threshold(mask: Tensor, level: float) -> Tensor:
 
 def grow(mask: Tensor, px: int) -> Tensor:
     """Dilate [B, H, W] by a disc of radius `px`; a negative radius shrinks. Soft values spread by their maximum."""
+    if px == 0:
+        return mask
     if px < 0:
         return 1 - grow(1 - mask, -px)
     grown, row, reach = mask.clone(), mask, 0
