@@ -99,7 +99,7 @@ def crop(
     where, blended, seen = _masks(image, mask, blend_mask, context_mask)
     if not where.any():
         notice("the mask is empty, so the crop has nothing to repaint; draw one, or load a file with transparency")
-    boxes = windows(torch.maximum(where, seen), window)
+    boxes = windows(where if seen is where else torch.maximum(where, seen), window)
     size = _size(boxes[0], window)
     picked = [box.of(image[index % len(image)]) for index, box in enumerate(boxes)]
     marked = [box.of(where[index]) for index, box in enumerate(boxes)]

@@ -21,7 +21,7 @@ def normalize(mask: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """
     if mask.numel() == 0 or mask.ndim < 2:
         raise ValueError(f"a MASK of shape {list(mask.shape)} has no pixels; connect one of [batch, height, width]")
-    mask = mask.float().nan_to_num().clamp(0, 1)
+    mask = mask.float().nan_to_num().clamp_(0, 1)
     if mask.ndim == 4 and mask.shape[1] != 1 and mask.shape[-1] in (1, 3, 4):  # an image, BHWC
         mask = mask[..., :3].mean(-1)
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -86,7 +86,7 @@ def is_placeholder(mask: Tensor) -> bool:
 
 def snap(mask: Tensor, near_0: float = NEARLY, near_1: float = NEARLY) -> Tensor:
     """Round values that are so close to 0 and 1 to them, 0 first; lossy files hold neither exactly."""
-    return mask.masked_fill(mask >= 1 - near_1, 1.0).masked_fill(mask <= near_0, 0.0)
+    return mask.masked_fill(mask >= 1 - near_1, 1.0).masked_fill_(mask <= near_0, 0.0)
 
 
 def threshold(mask: Tensor, level: float) -> Tensor:
@@ -96,6 +96,8 @@ def threshold(mask: Tensor, level: float) -> Tensor:
 
 def grow(mask: Tensor, px: int) -> Tensor:
     """Dilate [B, H, W] by a disc of radius `px`; a negative radius shrinks. Soft values spread by their maximum."""
+    if px == 0:
+        return mask
     if px < 0:
         return 1 - grow(1 - mask, -px)
     grown, row, reach = mask.clone(), mask, 0

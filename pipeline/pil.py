@@ -85,7 +85,7 @@ def _frames(path: Path) -> list[Image.Image]:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image, np.float32) / 255)[None]
+    return torch.from_numpy(np.array(image)).float().div_(255)[None]
 
 
 def _is_deep(frame: Image.Image) -> bool:
@@ -95,7 +95,7 @@ def _is_deep(frame: Image.Image) -> bool:
 
 def _pixels(frames: Sequence[Image.Image], name: str) -> Tensor:
     """The colors [B,H,W,3] of frames."""
-    return torch.cat([_color(frame, name) for frame in frames])
+    return _batch([_color(frame, name) for frame in frames])
 
 
 def _color(frame: Image.Image, name: str) -> Tensor:
@@ -108,7 +108,12 @@ def _transparency(frames: Sequence[Image.Image]) -> Tensor | None:
     """1 - alpha [B,H,W] of frames; None where none has alpha."""
     if not any(frame.has_transparency_data for frame in frames):
         return None
-    return torch.cat([1 - _alpha(frame) if frame.has_transparency_data else _opaque(frame) for frame in frames])
+    return _batch([1 - _alpha(frame) if frame.has_transparency_data else _opaque(frame) for frame in frames])
+
+
+def _batch(frames: list[Tensor]) -> Tensor:
+    """Join tensors [1, ...]; a single one, which may be large, is not copied."""
+    return frames[0] if len(frames) == 1 else torch.cat(frames)
 
 
 def _opaque(frame: Image.Image) -> Tensor:
@@ -141,4 +146,4 @@ def _straight(frame: Image.Image) -> Image.Image:
 
 def to_pil(image: Tensor) -> Image.Image:
     """One image [H,W,C] in 0..1 as an 8-bit PIL image; truncated, as ComfyUI does."""
-    return Image.fromarray((image.float().cpu().numpy() * 255.0).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((image.float() * 255).clamp_(0, 255).byte().cpu().numpy())

@@ -20,11 +20,19 @@ class Official:
     draws: str
 
 
+DEPTH = Official("v2-depth", "512-depth-ema.safetensors", "512x512")
+INPAINT = Official("v2-inpaint", "512-inpainting-ema.safetensors", "512x512")
 UNCLIP = Official("unclip-h", "sd21-unclip-h.ckpt", "768x768")
 OFFICIAL = {
-    "depth2img": Official("v2-depth", "512-depth-ema.safetensors", "512x512"),
+    "depth2img": DEPTH,
     "img2img": Official("v2-base", "512-base-ema.safetensors", "512x512"),
-    "inpaint": Official("v2-inpaint", "512-inpainting-ema.safetensors", "512x512"),
+    "inpaint": INPAINT,
+    "inpaint_depth": DEPTH,
+    "inpaint_outpaint": INPAINT,
+    "inpaint_refine": INPAINT,
+    "inpaint_remove_object": INPAINT,
+    "inpaint_replace_background": INPAINT,
+    "inpaint_variation": UNCLIP,
     "inpaint_v1": Official("v1-inpaint", "sd-v1-5-inpainting.ckpt", "512x512"),
     "txt2img": Official("v2-base", "512-base-ema.safetensors", "512x512"),
     "txt2img_v": Official("v2-v", "768-v-ema.safetensors", "768x768"),
@@ -35,6 +43,7 @@ OFFICIAL = {
 
 
 NOTES = {"Note", "MarkdownNote"}
+BYPASSED = 4
 
 
 def named(path):
@@ -45,8 +54,14 @@ def saved(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def executable(data):
+def classed(data):
+    """The nodes that have a class: all but the notes."""
     return [node for node in data["nodes"] if node["type"] not in NOTES]
+
+
+def executable(data):
+    """The nodes that run."""
+    return [node for node in classed(data) if node["mode"] != BYPASSED]
 
 
 def note(path):

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from canvases import Canvas
 from PIL import Image
 from sd2_family.backends.folders import BUNDLED
 from sd2_family.headless import graph
@@ -15,12 +16,16 @@ from sd2_family.headless.image_files import image_text
 from sd2_family.headless.inputs import inputs_of
 from sd2_family.headless.library import LIBRARY
 from sd2_family.nodes.sample_image import SAMPLES
+from sd2_family.pipeline.blend import composite
 from sd2_family.pipeline.pil import load
-from shipped import FOLDER, OFFICIAL, WORKFLOWS, checkpoint, executable, named, note, quick, saved
+from shipped import FOLDER, OFFICIAL, WORKFLOWS, checkpoint, classed, executable, named, note, quick, saved
+from torch.nn import functional
 
 ROOT = FOLDER.parent
 TITLE_BAR = 30  # the canvas draws a node's title above its position
 SIZE = (40, 56)  # height and width of the pictures here
+CROP = 64  # width and height of a crop here
+SMALL = {"steps": 2, "width": SIZE[1], "height": SIZE[0], "target_width": CROP, "target_height": CROP}
 SIDE = 256  # of a thumbnail
 
 
@@ -55,7 +60,7 @@ def run(tmp_path, capsys):
     """Runs a workflow in two steps at a small size, with settings: the file of the picture that it saves."""
 
     def run(path, *settings):
-        settings = [*quick(path, steps=2, width=SIZE[1], height=SIZE[0]), *settings]
+        settings = [*quick(path, **SMALL), *settings]
         assert main(["run", str(path), *(word for setting in settings for word in ("--set", setting))]) == 0
         said = capsys.readouterr()
         assert "Sampler: 100%" in said.err
@@ -100,7 +105,7 @@ def test_links_agree_at_both_ends(path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_slots_and_values_are_those_of_the_classes(path):
-    for node in executable(saved(path)):
+    for node in classed(saved(path)):
         node_class = LIBRARY.classes[node["type"]]
         declared = inputs_of(node_class)
         sockets = [entry.name for entry in declared.values() if not entry.widget]
@@ -159,7 +164,7 @@ def test_columns_begin_and_end_on_the_same_lines(path):
     assert len({max(y + height for _, y, _, height in column) for column in columns.values()}) == 1
     assert data["groups"][0]["title"] == "Load"
     assert data["groups"][-1]["title"] == "Result"
-    assert data["extra"] == {"ds": {"scale": 0.8, "offset": [90, 110]}}
+    assert data["extra"]["ds"]["offset"] == [90, 110]
 
 
 @pytest.mark.cosmetics
@@ -182,7 +187,7 @@ def test_note_says_where_the_official_checkpoint_goes(path):
 @pytest.mark.cosmetics
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
 def test_note_speaks_of_nodes_and_values_that_are_there(path):
-    nodes = executable(saved(path))
+    nodes = classed(saved(path))
     names = {node["title"] for node in nodes} | {entry["name"] for node in nodes for entry in node["inputs"]}
     bold = re.findall(r"\*\*(.+?)\*\*(?!\n)", note(path))  # else it is a heading
     assert bold
@@ -214,7 +219,8 @@ def test_both_formats_check_and_give_the_same_calls(path, bundle):
     assert from_api.prompt == from_canvas.prompt
     named_inputs = {key: set(node["inputs"]) for key, node in from_canvas.prompt.items()}
     assert named_inputs == {
-        str(node["id"]): {entry["name"] for entry in node["inputs"]} for node in executable(saved(path))
+        str(node["id"]): {entry["name"] for entry in node["inputs"] if "widget" in entry or entry["link"] is not None}
+        for node in executable(saved(path))
     }
 
 
@@ -224,7 +230,7 @@ def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, run):
     files = [run(path), run(path), run(path, "Sampler.seed=77")]
     first, again, other = map(shown, files)
     factor = 4 if path.stem == "upscale_x4" else 1
-    assert first.shape == (factor * SIZE[0], factor * SIZE[1], 3)
+    assert first.shape == (factor * SIZE[0], factor * SIZE[1] + sum(padding(path)[:2]), 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -232,7 +238,7 @@ def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, run):
     (sampler,) = [node for node in embedded["nodes"] if node["title"] == "Sampler"]
     assert sampler["widgets_values"][2] == 2
     for node, before in zip(embedded["nodes"], drawn["nodes"], strict=True):
-        if {"steps", "width", "height"} & {entry["name"] for entry in node["inputs"]}:
+        if set(SMALL) & {entry["name"] for entry in node["inputs"]}:
             node["widgets_values"] = before["widgets_values"]  # what `run` has set
     assert embedded == drawn
 
@@ -240,30 +246,52 @@ def test_workflow_runs_to_a_picture_and_again_to_the_same(path, bundle, run):
 INPAINTING = [path for path in WORKFLOWS if path.stem.startswith("inpaint")]
 
 
+def padding(path):
+    """How much a workflow adds at left, right, top and bottom, in pixels."""
+    values = [node["widgets_values"] for node in saved(path)["nodes"] if node["type"] == "ImagePadForOutpaint"]
+    left, top, right, bottom = values[0][:4] if values else (0, 0, 0, 0)
+    return left, right, top, bottom
+
+
+def drawn(path, picture, mask):
+    """What a workflow repaints: its input [H, W, 3] in the size of the result, and the mask [H, W] before any grow."""
+    sides = padding(path)
+    if any(sides):
+        return functional.pad(picture, (0, 0, *sides)), functional.pad(torch.zeros_like(mask), sides, value=1)
+    (values,) = [node["widgets_values"] for node in saved(path)["nodes"] if node["type"] == "SD2MaskPreprocess"]
+    return picture, 1 - mask if values[-1] else mask
+
+
 @pytest.mark.parametrize("path", INPAINTING, ids=named)
 def test_inpainting_repaints_the_mask_as_drawn_and_changes_no_pixel_outside(path, bundle, run):
     pictures, mask = bundle(path)
-    original, result = pictures[sampled(path)], shown(run(path))
+    original, mask = drawn(path, pictures[sampled(path)], mask)
+    result = shown(run(path))
     assert torch.equal(result[mask == 0], original[mask == 0])
     assert not torch.equal(result[mask == 1], original[mask == 1])
 
 
-@pytest.mark.parametrize("path", INPAINTING, ids=named)
-def test_a_workflow_saved_without_the_last_widget_blends_by_its_default(path, bundle, run, tmp_path):
-    bundle(path)
-    old = saved(path)
-    (composite,) = [node for node in old["nodes"] if node["type"] == "SD2Composite"]
-    composite["widgets_values"] = composite["widgets_values"][:1]
-    composite["inputs"] = composite["inputs"][:-1]
-    copy = tmp_path / "old.json"
-    copy.write_text(json.dumps(old))
-    result = shown(run(copy))
-    prompt = graph.read(path, LIBRARY).prompt
-    (composite,) = [node for node in prompt.values() if node["class_type"] == "SD2Composite"]
-    del composite["inputs"]["blend"]
-    check(graph.from_json(prompt, LIBRARY), LIBRARY)  # as posted to a queue
-    assert torch.equal(result, shown(run(path, "Composite.blend=membrane")))
-    assert not torch.equal(result, shown(run(path, "Composite.blend=none")))
+def test_a_composite_saved_without_the_last_widget_blends_by_its_default(tmp_path, monkeypatch):
+    """As canvases and queues saved it before there was `blend`."""
+    monkeypatch.chdir(tmp_path)
+    canvas = Canvas()
+    before, after = (
+        canvas.add("SD2SampleImage", [name], outputs=["IMAGE", "MASK"]) for name in ("snow.png", "night.png")
+    )
+    links = {"original": (before, 0), "generated": (after, 0), "mask": (after, 1)}
+    old = canvas.add("SD2Composite", [False], outputs=["IMAGE"], inputs=links)
+    canvas.add("SaveImage", ["old"], inputs={"images": (old, 0)})
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(canvas.json()))
+    check(graph.from_json(graph.read(path, LIBRARY).prompt, LIBRARY), LIBRARY)
+    assert main(["run", str(path)]) == 0
+    snow, night = (load(SAMPLES / f"{name}.png")[0] for name in ("snow", "night"))
+    where = load(SAMPLES / "night_mask.png")[0][..., 0]
+    for blend in ("membrane", "none"):
+        expected = composite(snow, night, where, color_match=False, blend=blend)[0]
+        gap = (shown(tmp_path / "output" / "old_00001_.png") - expected).abs().max()
+        same = gap <= 1.01 / 255  # a file drops fractions
+        assert same == (blend == "membrane")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +303,15 @@ def test_a_workflow_saved_without_the_last_widget_blends_by_its_default(path, bu
         ("txt2img_v", "Checkpoint.prediction=epsilon"),
         ("img2img", "Prompt.text=a house"),
         ("img2img", "Picture.name=snow.png"),
+        ("inpaint", "Crop.context=1"),
+        ("inpaint", "Stitch.blend=none"),
         ("inpaint_v1", "Mask.grow=12"),
+        ("inpaint_depth", "Prompt.text=a house"),
+        ("inpaint_outpaint", "Pad.top=8"),
+        ("inpaint_refine", "Sampler.denoise=1"),
+        ("inpaint_remove_object", "Encode for inpainting.fill=grey"),
+        ("inpaint_replace_background", "Mask.invert=false"),
+        ("inpaint_variation", "Add picture.noise_level=700"),
         ("inpaint_v1", "Sampler.sampler_name=ddim"),
         ("unclip_variations", "Picture.name=snow.png"),
         ("unclip_variations", "Add picture.noise_level=700"),

@@ -11,13 +11,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .sample_images import FOLDER
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = "forest"  # the image of the inpainting workflow
+SAMPLE = "snowfield"  # the image of the inpainting workflow
 SIDE, GAP = 256, 12  # pixels
+BORDER = "#202020"  # around a result that is not square: that of the canvas
 
 
 def triptych(panels: Sequence[Image.Image]) -> Image.Image:
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+")
     for path in parser.parse_args().results:
         result, workflow = Image.open(path), path.stem.removesuffix("_").rpartition("_")[0]
-        thumbnail = result.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        thumbnail = ImageOps.pad(result.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS, BORDER)
         thumbnail.save(ROOT / "workflows" / f"{workflow}.jpg", quality=88)
         if workflow == "inpaint":
             panels = [Image.open(FOLDER / f"{SAMPLE}.png"), Image.open(FOLDER / f"{SAMPLE}_mask.png"), result]
