@@ -165,7 +165,8 @@ def test_the_guider_is_asked_without_guidance_for_them_and_counts_them():
     hole = mask.expand_as(x) > 0
     assert torch.equal(x[~hole], LATENT[~hole])
     first = float(sigmas[0]) >= module.LOWEST
-    assert first and scales[:3] == [1.0, 1.0, 4.0]
+    assert first
+    assert scales[:3] == [1.0, 1.0, 4.0]
     assert guider.cfg == 4.0
     assert [step for step, *_ in steps] == list(range(len(scales)))
     assert {total for *_, total in steps} == {len(scales)}
