@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..pipeline.notices import inner_steps_notice
 from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Prediction, Step, guide, run, step_noise
 
 Guider = Any  # a comfy.samplers.CFGGuider while it samples: guider(x, sigma, model_options, seed) -> x0
@@ -36,12 +37,13 @@ class TabulatedSchedule(NoiseSchedule):
 class SamplerObject:
     """The object on a SAMPLER wire.
 
-    whole: start from pure noise, as the reference does; None decides by the sigmas.
+    whole: start from pure noise, as the reference does; None decides by the sigmas. inner_steps: see `samplers.run`.
     """
 
     sampler_name: str
     options: Mapping[str, float]
     whole: bool | None = None
+    inner_steps: int = 0
 
     def max_denoise(self, guider: Guider, sigmas: Tensor) -> bool:
         """Whether a run over these sigmas [steps + 1] starts from pure noise and ignores the latent."""
@@ -72,6 +74,13 @@ class SamplerObject:
             x0: Tensor = guider(x, x.new_full((len(x),), sigma), **extra_args)
             return x0
 
+        def unguided(x: Tensor, sigma: float) -> Tensor:
+            scale, guider.cfg = guider.cfg, 1.0
+            try:
+                return denoise(x, sigma)
+            finally:
+                guider.cfg = scale
+
         def mask_at(mask: Tensor, sigma: float) -> Tensor:
             """Return the mask at a noise level; Differential Diffusion changes it at every step."""
             change = extra_args["model_options"].get("denoise_mask_function")
@@ -81,11 +90,13 @@ class SamplerObject:
             changed: Tensor = change(levels, mask, extra_options={"model": guider, "sigmas": sigmas})
             return changed
 
+        inner_steps_notice(self.inner_steps, denoise_mask is not None)
         with tqdm(total=len(sigmas) - 1, disable=disable_pbar) as bar:
 
             def report(step: Step) -> None:
                 if callback is not None:
                     callback(step.index, step.denoised, step.x, step.total)
+                bar.total = step.total
                 bar.update()
 
             return run(
@@ -102,6 +113,8 @@ class SamplerObject:
                 leave_noise=float(sigmas[-1]) > float(_table(guider)[0]) * (1 + 1e-5),
                 callback=report,
                 options=self.options,
+                inner_steps=self.inner_steps,
+                unguided=unguided,
             )
 
 

@@ -49,6 +49,16 @@ ETA = (
         "inpainting script uses 1.",
     },
 )
+INNER_STEPS = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 100,
+        "tooltip": "Langevin steps before each step, so that a checkpoint without inpainting channels repaints the "
+        "latent's mask in keeping with its surroundings. 5 is a good value; 0 is off.",
+    },
+)
 
 
 class SD2KSampler:
@@ -114,6 +124,7 @@ class SD2KSampler:
                         "tooltip": "Reduce the contrast that a high cfg adds. 0.7 suits v models; 0 is off.",
                     },
                 ),
+                "inner_steps": INNER_STEPS,
             },
             "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"},
         }
@@ -132,6 +143,7 @@ class SD2KSampler:
         denoise: float = 1.0,
         eta: float = 0.0,
         cfg_rescale: float = 0.0,
+        inner_steps: int = 0,
         prompt: Prompt | None = None,
         unique_id: str | None = None,
     ) -> tuple[Latent]:
@@ -145,6 +157,7 @@ class SD2KSampler:
             denoise=denoise,
             eta=eta,
             cfg_rescale=cfg_rescale,
+            inner_steps=inner_steps,
         )
         return (sample_latent(backend.sample, model, sampling, positive, negative, latent_image),)
 
@@ -165,11 +178,12 @@ class SD2Sampler:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"sampler_name": SAMPLER_NAME}, "optional": {"eta": ETA}}
+        return {"required": {"sampler_name": SAMPLER_NAME}, "optional": {"eta": ETA, "inner_steps": INNER_STEPS}}
 
-    def select(self, sampler_name: str, eta: float = 0.0) -> tuple[SamplerObject]:
+    def select(self, sampler_name: str, eta: float = 0.0, inner_steps: int = 0) -> tuple[SamplerObject]:
         eta_notice(sampler_name, eta)
-        return (SamplerObject(sampler_name=sampler_name, options=sampler_options(sampler_name, eta)),)
+        options = sampler_options(sampler_name, eta)
+        return (SamplerObject(sampler_name=sampler_name, options=options, inner_steps=inner_steps),)
 
 
 class SD2Scheduler:

@@ -31,7 +31,7 @@ NEEDS: dict[Condition, Need] = {
         keys=inpaint.KEYS,
         kinds="v1-inpaint (sd-v1-5-inpainting) or v2-inpaint (512-inpainting-ema)",
         node="SD2 VAE Encode (for Inpainting)",
-        instead=" and use VAE Encode with Set Latent Noise Mask",
+        instead=" and use VAE Encode with Set Latent Noise Mask, or set inner_steps of SD2 KSampler to 5",
     ),
     "depth": Need(
         what="a depth map",
@@ -59,9 +59,12 @@ NEEDS: dict[Condition, Need] = {
 UNDERSTOOD = frozenset({"pooled_output"}).union(regions.KEYS, control.KEYS, *(need.keys for need in NEEDS.values()))
 
 
-def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning) -> None:
-    """ValueError where the model `name` cannot be sampled with this conditioning, or not with this latent."""
-    check_condition(name, spec, *sides)
+def check(name: str, spec: ModelSpec, latent: Tensor, *sides: Conditioning, inner_steps: int = 0) -> None:
+    """ValueError where the model `name` cannot be sampled with this conditioning, or not with this latent.
+
+    inner_steps: those of the sampler, with which a model without inpainting channels takes the mask from the latent.
+    """
+    check_condition(name, spec, *sides, allow=("inpaint",) if inner_steps > 0 else ())
     if spec.condition == "upscale":
         _check_size(name, latent, *sides)
     for context, _ in (entry for side in sides for entry in side):

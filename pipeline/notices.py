@@ -60,6 +60,15 @@ def eta_notice(sampler_name: str, eta: float) -> None:
         notice(f"eta {eta:g} has no effect with {sampler_name}; choose ddim, or set it to 0")
 
 
+def inner_steps_notice(inner_steps: int, masked: bool) -> None:
+    """Name inner steps that have no mask to work on."""
+    if inner_steps > 0 and not masked:
+        notice(
+            f"inner_steps {inner_steps} has no effect on a latent without a mask; add one with SD2 VAE Encode (for "
+            "Inpainting) or Set Latent Noise Mask, or set it to 0"
+        )
+
+
 def schedule_notices(scheduler: str, steps: int, denoise: float) -> None:
     """Name a step count or denoise that leaves nothing to do, or that is far from what is done."""
     partial = int(denoise * steps)  # of the ldm scheduler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from .checks import check, check_understood
 from .components import Model, compute_device
 from .denoiser import guided_denoiser
 from .latents import mask_of, samples_of
-from .notices import notice, sampling_notices
+from .notices import inner_steps_notice, notice, sampling_notices
 from .progress import progress
 from .types import Conditioning, Latent, Sampling
 
@@ -86,7 +87,7 @@ def sample_over(
 
     start: x [B, 4, h, w] at the first noise level, where it is not the reference's.
     """
-    check(model.name, model.spec, latent, positive, negative)
+    check(model.name, model.spec, latent, positive, negative, inner_steps=sampling.inner_steps)
     check_understood(positive, negative)
     if len(sigmas) == 0:
         return latent
@@ -94,23 +95,25 @@ def sample_over(
     device = compute_device()
     scale = model.spec.autoencoder.scale
     original, mask = latent.to(device) * scale, None if mask is None else mask.to(device)
-    denoise = guided_denoiser(
+    guided = partial(
+        guided_denoiser,
         model,
         positive,
         negative,
         original,
         mask,
-        scale=sampling.cfg,
         phi=sampling.cfg_rescale,
         seed=sampling.seed + SEED_OFFSET,
     )
     x = run(
-        denoise=denoise,
+        denoise=guided(scale=sampling.cfg),
         sigmas=sigmas,
         noise=noise.to(device),
         latent=original,
         start=None if start is None else start.to(device),
         mask=mask,
+        inner_steps=sampling.inner_steps,
+        unguided=guided(scale=1) if sampling.inner_steps > 0 else None,
         callback=_report,
         **how,
     )
@@ -133,6 +136,7 @@ def sample_latent(
         )
         return latent
     sampling_notices(sampling)
+    inner_steps_notice(sampling.inner_steps, mask is not None)
     noise = starting_noise(samples, sampling.seed, latent.get("batch_index"))
     sampled = sample(model, sampling, positive, negative, latent=samples, noise=noise, mask=mask)
     if sampled.isnan().any():

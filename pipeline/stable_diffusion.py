@@ -35,13 +35,15 @@ Prompt = str | Sequence[str]
 Images = Callable[[Sampling], Tensor]
 RANDOM_SEEDS = 2**32
 INPAINT_CFG = 4.0  # of the inpainting workflows: a higher one shifts colors along the edge of the mask
+INNER_STEPS = 5  # of checkpoints without inpainting channels
 
 
 class Settings(TypedDict, total=False):
     """Keyword arguments of every task.
 
     seed: random unless given, and returned with the result. sampler, scheduler: names of `samplers.SAMPLERS` and
-    `SCHEDULERS`. eta: fresh noise of ddim. progress: called with (steps done, steps in all); it may raise to stop.
+    `SCHEDULERS`. eta: fresh noise of ddim. inner_steps: Langevin steps before each step inside a mask, for checkpoints
+    without inpainting channels. progress: called with (steps done, steps in all); it may raise to stop.
     """
 
     seed: int
@@ -51,6 +53,7 @@ class Settings(TypedDict, total=False):
     scheduler: str
     eta: float
     cfg_rescale: float
+    inner_steps: int
     progress: Reporter
 
 
@@ -161,17 +164,24 @@ class StableDiffusion:
         original, grey, noise or surroundings. keep_unmasked: hold the rest fixed while sampling. color_match: correct
         the colors by comparing both images outside the mask. blend: how the edge is hidden: membrane, feather (over
         `blur` pixels inside the mask) or none. context: crop the mask's surroundings, this many times as large as the
-        mask and context_px wider, to the model's own size; 0 repaints in the whole image. cfg is 4 unless given.
+        mask and context_px wider, to the model's own size; 0 repaints in the whole image. cfg is 4 unless given, and
+        inner_steps 5 for checkpoints without inpainting channels.
         """
-        self._require("inpaint")
+        condition = self.loaded.model.spec.condition
+        if condition == "upscale":
+            self._require("inpaint")
         pixels = _image(image)
         where, edge = masks.preprocess(_mask(mask), _size(pixels), grow_px=grow, blur_px=blur)
         positive, negative = self._encode(prompt), self._encode(negative_prompt)
 
         def painted(sampling: Sampling, pixels: Tensor, where: Tensor) -> Tensor:
             options, latent = inpaint.encode(self.loaded.vae, pixels, where, fill, keep_unmasked)
+            options = options if condition == "inpaint" else {}
             latent["samples"] = images.fit_batch(latent["samples"], max(len(positive[0][0]), len(latent["samples"])))
             sides = with_options(positive, options), with_options(negative, options)
+            if condition == "depth":
+                shown = depth.options(depth.estimate(self.loaded.depth_model, pixels), *latent["samples"].shape[-2:])
+                sides = with_options(sides[0], shown), with_options(sides[1], shown)
             return self._sample(sampling, *sides, latent)
 
         def generate(sampling: Sampling) -> Tensor:
@@ -182,7 +192,8 @@ class StableDiffusion:
             repainted = painted(sampling, cut.image, cut.mask)
             return stitch_all([cut.stitch], [repainted], color_match=color_match, blend=blend)[0]
 
-        return _timed(generate, {"cfg": INPAINT_CFG, **settings}, denoise)
+        inner_steps = 0 if condition == "inpaint" else INNER_STEPS
+        return _timed(generate, {"cfg": INPAINT_CFG, "inner_steps": inner_steps, **settings}, denoise)
 
     def variations(
         self,
@@ -339,6 +350,7 @@ def _sampling(settings: Settings, denoise: float) -> Sampling:
         denoise=denoise,
         eta=settings.get("eta", 0.0),
         cfg_rescale=settings.get("cfg_rescale", 0.0),
+        inner_steps=settings.get("inner_steps", 0),
     )
     if sampling.sampler_name not in SAMPLERS:
         raise ValueError(f"sampler is {sampling.sampler_name!r}; choose one of {', '.join(SAMPLERS)}")

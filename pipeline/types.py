@@ -30,6 +30,7 @@ class Sampling:
     denoise: float = 1.0
     eta: float = 0.0
     cfg_rescale: float = 0.0
+    inner_steps: int = 0
 
 
 class TextEncoder(Protocol):

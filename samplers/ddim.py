@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .euler import sample_euler_ancestral
-from .solver import Callback, Denoise, NoiseSampler
+from .solver import Callback, Denoise, NoiseSampler, Settle, unsettled
 
 
 def sample_ddim(
@@ -14,6 +14,7 @@ def sample_ddim(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     eta: float = 0.0,
 ) -> Tensor:
@@ -22,4 +23,4 @@ def sample_ddim(
     In x = x_t / sqrt(a), the step sqrt(a') x0 + sqrt(1 - a' - s^2) eps + s z is x0 + sigma_down eps + sigma_up z,
     an ancestral Euler step.
     """
-    return sample_euler_ancestral(denoise, x, sigmas, noise=noise, callback=callback, eta=eta)
+    return sample_euler_ancestral(denoise, x, sigmas, noise=noise, settle=settle, callback=callback, eta=eta)

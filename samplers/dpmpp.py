@@ -10,14 +10,20 @@ import math
 from torch import Tensor
 
 from .brownian import BrownianPath
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 
 def sample_dpmpp_2m(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M): arXiv:2211.01095 algorithm 2."""
-    return sample_dpmpp_2m_sde(denoise, x, sigmas, noise=noise, callback=callback, eta=0.0)
+    return sample_dpmpp_2m_sde(denoise, x, sigmas, noise=noise, settle=settle, callback=callback, eta=0.0)
 
 
 def sample_dpmpp_2m_sde(
@@ -26,6 +32,7 @@ def sample_dpmpp_2m_sde(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
@@ -38,6 +45,9 @@ def sample_dpmpp_2m_sde(
     steps = intervals(sigmas)
     previous: tuple[Tensor, float] | None = None  # x0 of the last step, and its h
     for i, (sigma, sigma_next) in enumerate(steps):
+        settled = settle(x, sigma)
+        if settled is not x:  # which the earlier x0 do not lead to
+            x, previous = settled, None
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))
@@ -63,6 +73,7 @@ def sample_dpmpp_3m_sde(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
@@ -77,6 +88,9 @@ def sample_dpmpp_3m_sde(
     steps = intervals(sigmas)
     past: list[tuple[Tensor, float]] = []  # x0 and h of the last two steps, the last first
     for i, (sigma, sigma_next) in enumerate(steps):
+        settled = settle(x, sigma)
+        if settled is not x:  # which the earlier x0 do not lead to
+            x, past = settled, []
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))
@@ -98,6 +112,7 @@ def sample_dpmpp_sde(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
@@ -109,6 +124,7 @@ def sample_dpmpp_sde(
     """
     steps = intervals(sigmas)
     for i, (sigma, sigma_next) in enumerate(steps):
+        x = settle(x, sigma)
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

@@ -6,14 +6,20 @@ import math
 
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 
 def sample_euler(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Euler steps of the probability-flow ODE: Karras et al., arXiv:2206.00364."""
-    return sample_euler_ancestral(denoise, x, sigmas, noise=noise, callback=callback, eta=0.0)
+    return sample_euler_ancestral(denoise, x, sigmas, noise=noise, settle=settle, callback=callback, eta=0.0)
 
 
 def sample_euler_ancestral(
@@ -22,6 +28,7 @@ def sample_euler_ancestral(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
@@ -32,6 +39,7 @@ def sample_euler_ancestral(
     """
     steps = intervals(sigmas)
     for i, (sigma, sigma_next) in enumerate(steps):
+        x = settle(x, sigma)
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 
 def sample_heun(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Heun's method, two model calls a step: Karras et al., arXiv:2206.00364, algorithm 1."""
     steps = intervals(sigmas)
     for i, (sigma, sigma_next) in enumerate(steps):
+        x = settle(x, sigma)
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 
 def sample_lcm(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Multistep consistency sampling: Luo et al., arXiv:2310.04378, algorithm 3.
 
@@ -16,6 +22,7 @@ def sample_lcm(
     """
     steps = intervals(sigmas)
     for i, (sigma, sigma_next) in enumerate(steps):
+        x = settle(x, sigma)
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

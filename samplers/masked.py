@@ -54,6 +54,15 @@ def keep_unmasked(
     return masked
 
 
+def keep_known(denoise: Denoise, latent: Tensor, mask: Tensor, mask_at: MaskAt = same_mask) -> Denoise:
+    """Keep what the model makes of x outside mask [B,1,h,w] at `latent`, and x as it is."""
+
+    def kept(x: Tensor, sigma: float) -> Tensor:
+        return latent.lerp(denoise(x, sigma), mask_at(mask, sigma))
+
+    return kept
+
+
 def hold_unmasked(x: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
     """Restore `latent` where the mask is 0, which removes any noise that the sampler left there."""
     return torch.where(mask > 0, x, latent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 # Adams-Bashforth weights for equal steps, newest eps first, by the number of known eps
 WEIGHTS = (
@@ -17,7 +17,13 @@ WEIGHTS = (
 
 
 def sample_plms(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """PLMS: Liu et al., arXiv:2202.09778; with the `ldm` spacing, the reference PLMSSampler.
 
@@ -26,6 +32,9 @@ def sample_plms(
     steps = intervals(sigmas)
     history: list[Tensor] = []  # eps, newest first
     for i, (sigma, sigma_next) in enumerate(steps):
+        settled = settle(x, sigma)
+        if settled is not x:  # which the earlier eps do not lead to
+            x, history = settled, []
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

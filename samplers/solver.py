@@ -1,4 +1,7 @@
-"""The interface of all solvers: sample_x(denoise, x, sigmas, *, noise, callback, **options) -> x at the last sigma."""
+"""The interface of all solvers: sample_x(denoise, x, sigmas, *, noise, settle, callback, **options) -> x.
+
+x is returned at the last sigma.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ Denoise = Callable[[Tensor, float], Tensor]
 NoiseSampler = Callable[[], Tensor]
 """noise() -> new unit normal noise, shaped like x."""
 
+Settle = Callable[[Tensor, float], Tensor]
+"""settle(x, sigma) -> another x at the same noise level, which a step then starts from."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -27,6 +33,11 @@ class Step:
 
 
 Callback = Callable[[Step], None]
+
+
+def unsettled(x: Tensor, sigma: float) -> Tensor:
+    """Return x unchanged."""
+    return x
 
 
 def intervals(sigmas: Tensor) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 History = list[tuple[float, Tensor]]
 """(lambda, x0) of earlier model calls, oldest first; lambda = -log sigma."""
@@ -19,6 +19,7 @@ def sample_uni_pc(
     sigmas: Tensor,
     *,
     noise: NoiseSampler,
+    settle: Settle = unsettled,
     callback: Callback | None = None,
     order: int = 3,
     linear: bool = False,
@@ -34,6 +35,9 @@ def sample_uni_pc(
     history: History = []
     x_previous, order_now = x, 0
     for i, (sigma, sigma_next) in enumerate(steps):
+        settled = settle(x, sigma)
+        if settled is not x:  # which the earlier x0 do not lead to
+            x, history = settled, []
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

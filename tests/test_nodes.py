@@ -34,8 +34,8 @@ INPUTS = {
     "SD2UnCLIPConditioning": "conditioning clip_vision_output weight noise_level seed mix_noise_level",
     "SD2LoadImageEmbedding": "file",
     "SD2KSampler": "model seed steps cfg sampler_name scheduler positive negative latent_image denoise "
-    "eta cfg_rescale",
-    "SD2Sampler": "sampler_name eta",
+    "eta cfg_rescale inner_steps",
+    "SD2Sampler": "sampler_name eta inner_steps",
     "SD2Scheduler": "model scheduler steps denoise",
     "SD2VAEDecode": "samples vae tile_size",
     "SD2Composite": "original generated mask color_match blend",

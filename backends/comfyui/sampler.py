@@ -46,7 +46,7 @@ def sample(
     mask: Tensor | None,
 ) -> Tensor:
     """Sample: latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent, unscaled."""
-    _check(model, latent, positive, negative)
+    _check(model, latent, positive, negative, inner_steps=sampling.inner_steps)
     if isinstance(model.model, comfy.model_base.SD_X4Upscaler):
         model = model.clone()
         sample_in_tiles(model)
@@ -68,7 +68,12 @@ def sample(
         model,
         noise,
         sampling.cfg,
-        SamplerObject(sampler_name=sampling.sampler_name, options=options, whole=sampling.denoise >= 1),
+        SamplerObject(
+            sampler_name=sampling.sampler_name,
+            options=options,
+            whole=sampling.denoise >= 1,
+            inner_steps=sampling.inner_steps,
+        ),
         sigmas,
         positive,
         negative,
@@ -81,12 +86,12 @@ def sample(
     return samples
 
 
-def _check(model: Patcher, latent: Tensor, *sides: Conditioning) -> None:
+def _check(model: Patcher, latent: Tensor, *sides: Conditioning, inner_steps: int) -> None:
     """Check the pairing as outside ComfyUI, for models of the family only."""
     spec = _spec(model)
     if spec is None:
         return
-    checks.check(_name(model), spec, latent, *sides)
+    checks.check(_name(model), spec, latent, *sides, inner_steps=inner_steps)
 
 
 def identify(model: Patcher) -> tuple[str, ModelSpec | None]:

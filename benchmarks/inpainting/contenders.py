@@ -27,11 +27,12 @@ class Settings(TypedDict, total=False):
     blur: int
     color_match: bool
     context: float
+    inner_steps: int
 
 
-def ours(**settings: Unpack[Settings]) -> Paint:
-    """Repaint by the Python entry, on the demo checkpoint."""
-    model = StableDiffusion(load(DEMO / FILES["inpaint"].name))
+def ours(kind: str = "inpaint", **settings: Unpack[Settings]) -> Paint:
+    """Repaint by the Python entry, on the demo checkpoint of a kind."""
+    model = StableDiffusion(load(DEMO / FILES[kind].name))
 
     def paint(case: Case) -> Pixels:
         image, mask = Image.fromarray(case.image), Image.fromarray((case.mask * 255).astype(np.uint8))
@@ -48,4 +49,6 @@ CONTENDERS: dict[str, Callable[[], Paint]] = {
     "ours, cfg 7.5": partial(ours, cfg=7.5),
     "ours, blend none": partial(ours, blend="none", color_match=True),
     "ours, blend feather 8": partial(ours, blend="feather", blur=8, color_match=True),
+    "ours, base, noise mask": partial(ours, "base", inner_steps=0),
+    "ours, base, inner steps": partial(ours, "base"),
 }
