@@ -162,7 +162,8 @@ class _Level:
         matrix = torch.diag_embed(torch.where(diagonal > 0, diagonal, 1.0))
         for ties, offset in ((across, 1), (down, width)):
             matrix -= torch.diag_embed(ties, offset) + torch.diag_embed(ties, -offset)
-        return torch.linalg.solve(matrix, b.flatten(2).mT).mT.reshape(b.shape)
+        solved: Tensor = torch.linalg.solve(matrix, b.flatten(2).mT)
+        return solved.mT.reshape(b.shape)
 
 
 def membrane(difference: Tensor, hole: Tensor) -> Tensor:
@@ -195,14 +196,18 @@ def _blocks(border: _Border, hole: Tensor, side: int) -> tuple[_Level, Tensor]:
     used = _pool(hole.to(border.target.dtype), side)
     across = hole[..., side - 1 : -1 : side] & hole[..., side::side]
     down = hole[..., side - 1 : -1 : side, :] & hole[..., side::side, :]
-    ties = (across.unflatten(2, (-1, side)).to(used).mean(3), down.unflatten(3, (-1, side)).to(used).mean(4))
+    rows, columns = used.shape[2:]
+    ties = (
+        across.view(count, 1, rows, side, columns - 1).to(used).mean(3),
+        down.view(count, 1, rows - 1, columns, side).to(used).mean(4),
+    )
 
     pull = border.count * border.weight()
     image, row, column = border.points[0], border.points[1] // side, border.points[2] // side
-    cells = (image * used.shape[2] + row) * used.shape[3] + column
+    cells = (image * rows + row) * columns + column
     values = torch.cat([border.target, torch.ones_like(border.target[:, :1])], 1) * pull[:, None]
     sums = values.new_zeros(used.numel(), values.shape[1]).index_add_(0, cells, values)
-    sums = sums.view(count, *used.shape[2:], -1).movedim(-1, 1)
+    sums = sums.view(count, rows, columns, -1).movedim(-1, 1)
     area = used.sum((2, 3), keepdim=True)
     springs = used / (FADE**2 * area.clamp(min=1)) + sums[:, -1:]
     return _Level.of(*ties, (used > 0).to(used), springs), sums[:, :-1].contiguous()

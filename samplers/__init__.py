@@ -13,7 +13,7 @@ from .brownian import BrownianPath
 from .ddim import sample_ddim
 from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
 from .euler import sample_euler, sample_euler_ancestral
-from .guidance import cfg, guide, rescale
+from .guidance import Scale, cfg, guide, is_guided, rescale
 from .heun import sample_heun
 from .lcm import sample_lcm
 from .masked import MaskAt, gradual, hold_unmasked, is_soft, keep_unmasked, same_mask
@@ -69,6 +69,7 @@ __all__ = [
     "NoiseSchedule",
     "Prediction",
     "Sampler",
+    "Scale",
     "Scheduler",
     "Step",
     "cfg",
@@ -79,6 +80,7 @@ __all__ = [
     "guide",
     "hold_unmasked",
     "initial_sample",
+    "is_guided",
     "is_soft",
     "keep_unmasked",
     "rescale",

@@ -215,7 +215,10 @@ def painter(name: str, server: Server) -> Paint:
     def paint(case: Case) -> Pixels:
         _upload(server, IMAGE, case.image)
         _upload(server, MASK, (case.mask * 255).round().astype(np.uint8))
-        with TemporaryDirectory(prefix="sd2-benchmark-") as folder, folders.using(folders.Folders(output=Path(folder))):
+        with (
+            TemporaryDirectory(prefix="sd2-benchmark-") as folder,
+            folders.using(folders.Folders(output=Path(folder))),
+        ):
             (shown,) = (shown for _, shown in server.run(Workflow(graph_of(name, case).prompt)))
             (file,) = Path(folder).rglob(shown["images"][0]["filename"])
             with Image.open(file) as image:
