@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from ...training.dataset import SIZE
-from ...training.image_sheet import image_sheet
+from ...training.image_sheet import COLUMNS, image_sheet
 from ...training.object_classifier import Classifier, load_classifier, recognize
 from ...training.progress_bar import progress_bar
 from .cases import SETS, Case, Pixels, cases
@@ -40,6 +40,7 @@ Painters = Mapping[str, Callable[[], Paint]]
 FOLDER = Path(__file__).parent / "runs"
 HEAD = "| cases | by | changed outside | seam | ring: shift / error | hole | kept | object | color | s |"
 SHADE = 0.5  # of the hole in the sheet
+LABEL, FONT = 220, 16  # pixels: the width of the sheet's labels, and their letters
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,18 @@ def thumbnail(image: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
+def sheet(rows: Mapping[str, Sequence[Pixels]]) -> Image.Image:
+    """Rows of thumbnails one above the other, each with its name on the left."""
+    images = image_sheet([np.stack(row) for row in rows.values()])
+    labeled = Image.new("RGB", (LABEL + images.width, images.height), "white")
+    labeled.paste(images, (LABEL, 0))
+    draw, font = ImageDraw.Draw(labeled), ImageFont.load_default(FONT)
+    for index, name in enumerate(rows):
+        text = name.replace(", ", "\n")
+        draw.multiline_text((8, (index + 0.5) * SIZE), text, fill="black", font=font, anchor="lm")
+    return labeled
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
@@ -155,14 +168,14 @@ def main() -> None:
         sys.stdout.write(f"{HEAD}\n|{'---|' * HEAD.count(' |')}\n")
         for name in arguments.sets:
             given = cases(name, arguments.count)
-            rows[name] = [thumbnail(shaded(case)) for case in given]
+            rows[name] = [thumbnail(shaded(case)) for case in given[:COLUMNS]]
             for contender in arguments.by or ["ours", *(peer for peer in NAMES if peer in by)]:
                 painted = paint(contender, given, arguments.folder, by)
-                rows[f"{name}, {contender}"] = [thumbnail(one.image) for one in painted]
+                rows[f"{name}, {contender}"] = [thumbnail(one.image) for one in painted[:COLUMNS]]
                 sys.stdout.write(row(contender, given, painted, classifier) + "\n")
                 sys.stdout.flush()
     if arguments.sheet:
-        image_sheet([np.stack(line) for line in rows.values()]).save(arguments.sheet)
+        sheet(rows).save(arguments.sheet)
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def soft_case(place: Place) -> Case:
     mask = (1 - outside / RAMP).clip(0).astype(np.float32)
     color = str(rng.choice([color for color, kind in PAIRS if kind == item.kind and color != item.color]))
     prompt, image = plain_caption(color, item.kind, place.wanted.background), place.wanted.image
-    hole = binary(mask >= 1)
+    hole = (mask >= 1).astype(np.float32)
     return Case("soft ramp", place.seed, image, image, mask, prompt, color, item.kind, (hole,), REFINE)
 
 
