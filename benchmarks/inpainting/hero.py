@@ -52,8 +52,8 @@ class Job:
 JOBS = (
     Job(9_000_007, "in a forest", ("white", "cat"), ("red", "house"), 0),
     Job(9_000_000, "under a night sky", ("green", "tree"), ("red", "rocket"), 4),
+    Job(9_000_000, "at sunset", ("red", "apple"), ("orange", "balloon"), 2),
     Job(9_000_014, "in the snow", ("yellow", "car"), ("red", "mushroom"), 2),
-    Job(9_000_007, "in a meadow", ("pink", "flower"), ("yellow", "umbrella"), 0),
 )
 
 
@@ -83,8 +83,7 @@ def repainted(job: Job, inpaint: StableDiffusion, upscale: StableDiffusion | Non
     (cut,) = crop(_tensor(image), torch.from_numpy(mask)[None], Window(size=(SIZE, SIZE), factor=CONTEXT))
     painted = inpaint.inpaint(cut.image, cut.mask, prompt, seed=job.seed).image
     if upscale is not None:
-        settings = {"seed": job.seed, "steps": UPSCALE_STEPS, "cfg": UPSCALE_CFG}
-        painted = upscale.upscale(painted, prompt, **settings).image
+        painted = upscale.upscale(painted, prompt, seed=job.seed, steps=UPSCALE_STEPS, cfg=UPSCALE_CFG).image
     (result,) = stitch_all([cut.stitch], [_tensor(np.asarray(painted))], color_match=False)
     pixels: Pixels = (result[0] * 255).round().byte().numpy()
     return pixels

@@ -1,4 +1,4 @@
-"""Remake the thumbnails of the workflows and the image in README.
+"""Remake the thumbnails of the workflows.
 
     python -m sd2_family.training.world.thumbnails RESULT.png...
 
@@ -8,36 +8,21 @@ Each RESULT is an output of `sd2 run` for one of the workflows, such as inpaint_
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from .sample_images import FOLDER
-
 ROOT = Path(__file__).parents[2]
-SAMPLE = "forest"  # the image of the inpainting workflow
-SIDE, GAP = 256, 12  # pixels
-
-
-def triptych(panels: Sequence[Image.Image]) -> Image.Image:
-    """Place images side by side, each enlarged to SIDE, on a transparent background."""
-    row = Image.new("RGBA", (len(panels) * (SIDE + GAP) - GAP, SIDE))
-    for i, panel in enumerate(panels):
-        row.paste(panel.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (i * (SIDE + GAP), 0))
-    return row
+SIDE = 256  # pixels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     for path in parser.parse_args().results:
-        result, workflow = Image.open(path), path.stem.removesuffix("_").rpartition("_")[0]
-        thumbnail = result.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        workflow = path.stem.removesuffix("_").rpartition("_")[0]
+        thumbnail = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         thumbnail.save(ROOT / "workflows" / f"{workflow}.jpg", quality=88)
-        if workflow == "inpaint":
-            panels = [Image.open(FOLDER / f"{SAMPLE}.png"), Image.open(FOLDER / f"{SAMPLE}_mask.png"), result]
-            triptych(panels).save(ROOT / "web" / "docs" / "inpaint.png", optimize=True)
 
 
 if __name__ == "__main__":
