@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..pipeline.notices import inner_steps_notice
-from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Prediction, Step, guide, run, step_noise
+from ..samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Prediction, Scale, Step, guide, run, step_noise
 
 Guider = Any  # a comfy.samplers.CFGGuider while it samples: guider(x, sigma, model_options, seed) -> x0
 Callback = Callable[[int, Tensor, Tensor, int], None]  # (step, x0, x, steps), ComfyUI's
@@ -124,21 +124,24 @@ def _table(guider: Guider) -> Tensor:
     return sigmas
 
 
-def rescaled_guidance(phi: float, prediction: Prediction) -> Callable[[dict[str, Any]], Tensor]:
-    """Return guidance with rescaling `phi` as the sampler_cfg_function of a ComfyUI model: x - x0."""
+def own_guidance(scale: Scale, phi: float, prediction: Prediction) -> Callable[[dict[str, Any]], Tensor]:
+    """Return guidance as the sampler_cfg_function of a ComfyUI model: x - x0.
 
-    def rescaled(args: dict[str, Any]) -> Tensor:
+    scale: of each pixel, or the sampler's own. phi: of the rescaling.
+    """
+
+    def guided(args: dict[str, Any]) -> Tensor:
         x = args["input"]
         x0 = guide(
             args["cond_denoised"],
             args["uncond_denoised"],
             x=x,
             sigma=float(args["sigma"].flatten()[0]),
-            scale=args["cond_scale"],
+            scale=scale.to(x) if isinstance(scale, Tensor) else args["cond_scale"],
             phi=phi,
             prediction=prediction,
         )
         difference: Tensor = x - x0
         return difference
 
-    return rescaled
+    return guided

@@ -16,8 +16,8 @@ BLEND = (
     list(BLENDS),
     {
         "default": "membrane",
-        "tooltip": "How the edge is hidden, always inside the mask. membrane shifts the generated colors smoothly "
-        "until they meet the original's, feather fades through the soft edge of the mask, none pastes.",
+        "tooltip": "How the edge is hidden, always inside the mask. feather fades through the soft edge of the mask. "
+        "membrane does too, and shifts the generated colors smoothly until they meet the original's. none pastes.",
     },
 )
 SIDES = {"left": "to the left", "top": "on top", "right": "to the right", "bottom": "at the bottom"}
@@ -86,8 +86,8 @@ class SD2MaskPreprocess:
                         "default": 0,
                         "min": 0,
                         "max": 512,
-                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. It matters only "
-                        "to blend feather of SD2 Composite. The mask for sampling stays sharp.",
+                        "tooltip": "Width in pixels of the soft edge of blend_mask, inside the mask. SD2 Composite "
+                        "fades through it. The mask for sampling stays sharp.",
                     },
                 ),
                 "fill_holes": (

@@ -48,9 +48,9 @@ def composite(
 ) -> Tensor:
     """Put `generated` over `original` [B, H, W, C] where a mask is above 0; elsewhere the original's bits are kept.
 
-    `generated` and the mask are resized to the original's size. blend: "membrane" corrects the generated colors by a
-    smooth field so that they meet the original's at the mask's edge; "feather" fades through the mask's values;
-    "none" pastes.
+    `generated` and the mask are resized to the original's size. blend: "feather" fades through the mask's values;
+    "membrane" does that too, and first corrects the generated colors by a smooth field so that they meet the
+    original's at the mask's edge; "none" pastes.
     """
     if blend not in BLENDS:
         raise ValueError(f"blend is {blend!r}; choose one of {', '.join(BLENDS)}")
@@ -71,7 +71,7 @@ def composite(
         before, after = original[:, rows, columns], generated[:, rows, columns]
         generated = generated.clone()
         generated[:, rows, columns] = (after + membrane(before - after, hole[:, rows, columns])).clamp(0, 1)
-    if blend == "feather":
+    if blend != "none":
         generated = original.lerp(generated, mask[..., None])
     return torch.where(hole[..., None], generated, original)
 

@@ -11,7 +11,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
-from ..samplers import Denoise, denoiser, guide
+from ..samplers import Denoise, Scale, denoiser, guide, is_guided
 from . import control, depth, inpaint, unclip, upscale
 from .components import Model
 from .images import fit_batch
@@ -39,7 +39,7 @@ def guided_denoiser(
     latent: Tensor,
     mask: Tensor | None,
     *,
-    scale: float,
+    scale: Scale,
     phi: float,
     seed: int,
 ) -> Denoise:
@@ -49,7 +49,7 @@ def guided_denoiser(
     seed: of the noise on image conditions that have no seed of their own.
     """
     sides = place([positive, negative], model.schedule, latent)
-    if scale == 1:  # the negative side cancels out
+    if not is_guided(scale):  # the negative side cancels out
         sides = sides[:1]
     entries = [[_entry(model, placed, latent, mask, seed) for placed in side] for side in sides]
 
@@ -65,7 +65,7 @@ def guided_denoiser(
             combine([(next(predictions), entry.region) for entry in compress(side, flags)], x)
             for side, flags in zip(entries, covering, strict=True)
         ]
-        if scale == 1:
+        if not is_guided(scale):
             return x0[0]
         return guide(x0[0], x0[1], x=x, sigma=sigma, scale=scale, phi=phi, prediction=model.prediction)
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.specs import SPECS, ModelSpec
+from ..samplers import Scale, is_guided, is_soft
 from .images import FILLS, fill_gray, fit_batch, normalize, pad
+from .masks import feather, snap, to_latent
 from .masks import normalize as normalize_mask
-from .masks import snap, to_latent
 from .notices import mask_notices
 from .types import Autoencoder, Latent, Options
 
+TAPER = 3  # latent pixels
 KEYS = frozenset({"concat_latent_image", "concat_mask"})
 GRAY = (0.8223, -0.6876, 0.6364, 0.1380)  # of the published autoencoder, scaled
 
@@ -46,6 +48,17 @@ def encode(
     if keep_unmasked or not hole.any():
         latent["noise_mask"] = to_latent(mask if hole.any() else hole, height, width)
     return options, latent
+
+
+def guidance(scale: float, mask: Tensor | None, spec: ModelSpec | None) -> Scale:
+    """The guidance of an inpainting model inside a hard mask [B, 1, h, w]: it rises to `scale` from the mask's edge.
+
+    Guidance is what shifts colors most, and at the edge they must meet those outside. A model of another kind, a soft
+    mask or none leave it as it is.
+    """
+    if mask is None or spec is None or spec.condition != "inpaint" or is_soft(mask) or not is_guided(scale):
+        return scale
+    return 1 + (scale - 1) * feather(mask[:, 0], TAPER)[:, None]
 
 
 def channels(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..samplers import (
     SAMPLERS,
     SCHEDULERS,
+    Scale,
     Step,
     gradual,
     is_soft,
@@ -25,6 +26,7 @@ from ..samplers import (
 from .checks import check, check_understood
 from .components import Model, compute_device
 from .denoiser import guided_denoiser
+from .inpaint import guidance
 from .latents import mask_of, samples_of
 from .notices import inner_steps_notice, notice, sampling_notices
 from .progress import progress
@@ -66,6 +68,7 @@ def sample(
         # a whole run starts from pure noise, as the reference does, and ignores the latent
         whole=sampling.denoise >= 1,
         options=sampler_options(sampling.sampler_name, sampling.eta),
+        scale=guidance(sampling.cfg, mask, model.spec),
     )
 
 
@@ -81,11 +84,13 @@ def sample_over(
     noise: Tensor,
     mask: Tensor | None,
     start: Tensor | None = None,
+    scale: Scale | None = None,
     **how: Any,  # noqa: ANN401  the other arguments of `run`
 ) -> Tensor:
     """Sample as `sample` does, over given noise levels [steps + 1]; without any, the latent stays as it is.
 
-    start: x [B, 4, h, w] at the first noise level, where it is not the reference's.
+    start: x [B, 4, h, w] at the first noise level, where it is not the reference's. scale: of guidance, where that
+    differs from place to place.
     """
     check(model.name, model.spec, latent, positive, negative, inner_steps=sampling.inner_steps)
     check_understood(positive, negative)
@@ -93,8 +98,8 @@ def sample_over(
         return latent
     model = model.placed()
     device = compute_device()
-    scale = model.spec.autoencoder.scale
-    original, mask = latent.to(device) * scale, None if mask is None else mask.to(device)
+    factor = model.spec.autoencoder.scale
+    original, mask = latent.to(device) * factor, None if mask is None else mask.to(device)
     guided = partial(
         guided_denoiser,
         model,
@@ -106,7 +111,7 @@ def sample_over(
         seed=sampling.seed + SEED_OFFSET,
     )
     x = run(
-        denoise=guided(scale=sampling.cfg),
+        denoise=guided(scale=scale.to(device) if isinstance(scale, Tensor) else sampling.cfg),
         sigmas=sigmas,
         noise=noise.to(device),
         latent=original,
@@ -117,7 +122,7 @@ def sample_over(
         callback=_report,
         **how,
     )
-    return x.cpu() / scale
+    return x.cpu() / factor
 
 
 def sample_latent(

@@ -156,22 +156,24 @@ class StableDiffusion:
         blend: str = "membrane",
         context: float = 0.0,
         context_px: int = 0,
+        threshold: float = 0.5,
         **settings: Unpack[Settings],
     ) -> Result:
         """Repaint an image where the mask is white; an image of any size. Pixels outside the mask keep their bits.
 
         grow: enlarge the mask by so many pixels. fill: what the masked area starts from where denoise is below 1:
         original, grey, noise or surroundings. keep_unmasked: hold the rest fixed while sampling. color_match: correct
-        the colors by comparing both images outside the mask. blend: how the edge is hidden: membrane, feather (over
-        `blur` pixels inside the mask) or none. context: crop the mask's surroundings, this many times as large as the
-        mask and context_px wider, to the model's own size; 0 repaints in the whole image. cfg is 4 unless given, and
+        the colors by comparing both images outside the mask. blend: how the edge is hidden: membrane, feather or none;
+        the first two fade over `blur` pixels inside the mask. context: crop the mask's surroundings, this many times
+        as large as the mask and context_px wider, to the model's own size; 0 repaints in the whole image. threshold:
+        of the mask; 0 keeps it soft, and gray repaints the later the darker it is. cfg is 4 unless given, and
         inner_steps 5 for checkpoints without inpainting channels.
         """
         condition = self.loaded.model.spec.condition
         if condition == "upscale":
             self._require("inpaint")
         pixels = _image(image)
-        where, edge = masks.preprocess(_mask(mask), _size(pixels), grow_px=grow, blur_px=blur)
+        where, edge = masks.preprocess(_mask(mask), _size(pixels), level=threshold, grow_px=grow, blur_px=blur)
         positive, negative = self._encode(prompt), self._encode(negative_prompt)
 
         def painted(sampling: Sampling, pixels: Tensor, where: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .ddim import sample_ddim
 from .dpmpp import sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
 from .er_sde import sample_er_sde
 from .euler import sample_euler, sample_euler_ancestral
-from .guidance import cfg, guide, rescale
+from .guidance import Scale, cfg, guide, is_guided, rescale
 from .heun import sample_heun
 from .lcm import sample_lcm
 from .masked import MaskAt, gradual, hold_unmasked, is_soft, keep_unmasked, same_mask
@@ -72,6 +72,7 @@ __all__ = [
     "NoiseSchedule",
     "Prediction",
     "Sampler",
+    "Scale",
     "Scheduler",
     "Step",
     "cfg",
@@ -82,6 +83,7 @@ __all__ = [
     "guide",
     "hold_unmasked",
     "initial_sample",
+    "is_guided",
     "is_soft",
     "keep_unmasked",
     "rescale",

@@ -6,10 +6,18 @@ from torch import Tensor
 
 from .parameterization import Prediction, from_x0, to_x0
 
+Scale = float | Tensor
+"""Of guidance, for the whole image or [B,1,h,w]; 1 is none."""
 
-def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+
+def is_guided(scale: Scale) -> bool:
+    """Whether the unconditional side counts."""
+    return isinstance(scale, Tensor) or scale != 1
+
+
+def cfg(cond: Tensor, uncond: Tensor, scale: Scale) -> Tensor:
     """Apply classifier-free guidance, arXiv:2207.12598; the same in x0, eps and v, which are linearly related."""
-    return cond if scale == 1 else uncond + scale * (cond - uncond)
+    return uncond + scale * (cond - uncond) if is_guided(scale) else cond
 
 
 def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
@@ -25,7 +33,7 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
 
 
 def guide(
-    cond: Tensor, uncond: Tensor, *, x: Tensor, sigma: float, scale: float, phi: float, prediction: Prediction
+    cond: Tensor, uncond: Tensor, *, x: Tensor, sigma: float, scale: Scale, phi: float, prediction: Prediction
 ) -> Tensor:
     """Combine the conditional and unconditional x0 at x into a guided x0 [B,C,h,w]; phi is the strength of `rescale`.
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "nodes": {"nodes", "backends", "pipeline", "models", "samplers"},
     "headless": {"headless", "nodes", "backends", "pipeline", "models", "samplers"},
     "training": {"training", "pipeline", "models", "samplers"},
-    "benchmarks": {"benchmarks", "training", "backends", "pipeline", "models", "samplers"},
+    "benchmarks": {"benchmarks", "headless", "training", "backends", "pipeline", "models", "samplers"},
 }
 COMFYUI = {
     "comfy",

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sd2_family.backends.sampler_object import SamplerObject, TabulatedSchedule, rescaled_guidance
+from sd2_family.backends.sampler_object import SamplerObject, TabulatedSchedule, own_guidance
 from sd2_family.samplers import (
     SAMPLERS,
     SCHEDULERS,
@@ -122,8 +122,8 @@ def test_rescaled_guidance_keeps_the_spread_of_the_conditional_output(prediction
     x, cond, uncond = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(2)).unbind()
     sigma = torch.full((2,), 1.7)
     arguments = {"input": x, "sigma": sigma, "cond_denoised": cond, "uncond_denoised": uncond, "cond_scale": 6.0}
-    x0 = x - rescaled_guidance(1.0, prediction)(arguments)
+    x0 = x - own_guidance(1.0, 1.0, prediction)(arguments)
     spread = from_x0(x0, x, 1.7, prediction).std((1, 2, 3))
     torch.testing.assert_close(spread, from_x0(cond, x, 1.7, prediction).std((1, 2, 3)))
-    plain = x - rescaled_guidance(0.0, prediction)(arguments)
+    plain = x - own_guidance(1.0, 0.0, prediction)(arguments)
     torch.testing.assert_close(plain, uncond + 6 * (cond - uncond))

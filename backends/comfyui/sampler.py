@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...models.specs import SPECS, ModelSpec
 from ...pipeline import checks
+from ...pipeline.inpaint import guidance
 from ...pipeline.types import Conditioning, Sampling
 from ...samplers import SCHEDULERS, NoiseSchedule, gradual, is_soft, sampler_options, truncate
-from ..sampler_object import SamplerObject, TabulatedSchedule, rescaled_guidance
+from ..sampler_object import SamplerObject, TabulatedSchedule, own_guidance
 from .model import Patcher, sample_in_tiles
 
 
@@ -54,11 +55,13 @@ def sample(
     sigmas = truncate(SCHEDULERS[sampling.scheduler], levels, sampling.steps, sampling.denoise).float()
     if len(sigmas) == 0:
         return latent
-    if sampling.cfg_rescale > 0:
+    scale = guidance(sampling.cfg, mask, _spec(model))
+    tapered = isinstance(scale, Tensor) and "sampler_cfg_function" not in model.model_options
+    if sampling.cfg_rescale > 0 or tapered:
         model = model.clone()
         velocity = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
-        guidance = rescaled_guidance(sampling.cfg_rescale, "v_prediction" if velocity else "epsilon")
-        model.set_model_sampler_cfg_function(guidance)
+        own = own_guidance(scale, sampling.cfg_rescale, "v_prediction" if velocity else "epsilon")
+        model.set_model_sampler_cfg_function(own)
     if mask is not None and is_soft(mask) and "denoise_mask_function" not in model.model_options:
         mask_at = gradual(levels, sigmas)
         model = model.clone()

@@ -25,6 +25,8 @@ SCRATCH = 2  # width of a scratch in pixels
 HOLE = 30  # side of the second hole in pixels
 MARGIN = 4  # between holes
 LARGE, SMALL_HOLE = 512, 112  # sides of an image and its hole in pixels
+PHOTO, TINY_HOLE = 2048, 64
+RAMP, REFINE = 16, 0.6  # px over which a soft mask rises, and the denoise that refines what is under it
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Case:
 
     image: the input. truth: the input without what the mask hides, the same outside it. prompt: for the whole image;
     it asks for one object of this color and kind, or for none (""). holes: the parts of the mask where it may be.
+    denoise: how much of what is under the mask changes.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Case:
     color: str = ""
     kind: str = ""
     holes: tuple[Mask, ...] = ()
+    denoise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,13 +147,53 @@ def cut_case(place: Place) -> Case | None:
 
 def small_hole_case(place: Place) -> Case:
     """A hole of 112 px in a bare scene of 512 px, four times the size that the demo was trained at."""
-    scene = render(place.seed, size=LARGE, items=[], background=place.bare.background)
     top, left = np.random.default_rng((place.seed, 3)).integers(LARGE // 4, LARGE - SMALL_HOLE, 2)
-    mask = np.zeros((LARGE, LARGE), np.float32)
-    mask[top : top + SMALL_HOLE, left : left + SMALL_HOLE] = 1
+    return bare_case("small hole", place, LARGE, SMALL_HOLE, top, left)
+
+
+def large_border_case(place: Place) -> Case:
+    """The same hole in a lower corner, at two borders of the image."""
+    left = np.random.default_rng((place.seed, 3)).choice([0, LARGE - SMALL_HOLE])
+    return bare_case("borders at 512", place, LARGE, SMALL_HOLE, LARGE - SMALL_HOLE, left)
+
+
+def tiny_hole_case(place: Place) -> Case:
+    """A hole of 64 px in a bare scene of 2048 px."""
+    top, left = np.random.default_rng((place.seed, 3)).integers(PHOTO // 2, PHOTO - TINY_HOLE, 2)
+    return bare_case("hole in 2048", place, PHOTO, TINY_HOLE, top, left)
+
+
+def bare_case(name: str, place: Place, size: int, side: int, top: int, left: int) -> Case:
+    """A hole of `side` pixels in a bare scene of `size` pixels, and a prompt for an object."""
+    scene = render(place.seed, size=size, items=[], background=place.bare.background)
+    mask = np.zeros((size, size), np.float32)
+    mask[top : top + side, left : left + side] = 1
     item = place.wanted.items[0]
     prompt = plain_caption(item.color, item.kind, scene.background)
-    return Case("small hole", place.seed, scene.image, scene.image, mask, prompt, item.color, item.kind, (mask,))
+    return Case(name, place.seed, scene.image, scene.image, mask, prompt, item.color, item.kind, (mask,))
+
+
+def soft_case(place: Place) -> Case:
+    """A mask that rises over some pixels around the object that is there, which is to take another color.
+
+    The image stands for the truth: what the mask hardly covers should stay as it is.
+    """
+    item, rng = place.wanted.items[0], np.random.default_rng((place.seed, 3))
+    left, top, right, bottom = padded(item.box)
+    rows, columns = np.arange(dataset.SIZE)[:, None] + 0.5, np.arange(dataset.SIZE) + 0.5
+    outside = np.maximum(
+        np.maximum(left - columns, columns - right).clip(0), np.maximum(top - rows, rows - bottom).clip(0)
+    )
+    mask = (1 - outside / RAMP).clip(0).astype(np.float32)
+    color = str(rng.choice([color for color, kind in PAIRS if kind == item.kind and color != item.color]))
+    prompt, image = plain_caption(color, item.kind, place.wanted.background), place.wanted.image
+    hole = (mask >= 1).astype(np.float32)
+    return Case("soft ramp", place.seed, image, image, mask, prompt, color, item.kind, (hole,), REFINE)
+
+
+def is_soft(case: Case) -> bool:
+    """Whether its mask has values between 0 and 1."""
+    return bool(((case.mask > 0) & (case.mask < 1)).any())
 
 
 def padded(box: Box, margin: int = 8) -> tuple[int, int, int, int]:
@@ -167,6 +211,9 @@ SETS: dict[str, Callable[[Place], Case | None]] = {
     "scratch": scratch_case,
     "cut object": cut_case,
     "small hole": small_hole_case,
+    "borders at 512": large_border_case,
+    "hole in 2048": tiny_hole_case,
+    "soft ramp": soft_case,
 }
 
 

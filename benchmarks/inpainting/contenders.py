@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from ...pipeline.components import load
 from ...pipeline.stable_diffusion import StableDiffusion
 from ...training.export import DEMO, FILES
-from .cases import Case, Pixels
+from .cases import Case, Pixels, is_soft
 
 Paint = Callable[[Case], Pixels]
 SEEDS = 1000
@@ -28,6 +28,8 @@ class Settings(TypedDict, total=False):
     color_match: bool
     context: float
     inner_steps: int
+    denoise: float
+    threshold: float
 
 
 def ours(kind: str = "inpaint", **settings: Unpack[Settings]) -> Paint:
@@ -36,7 +38,8 @@ def ours(kind: str = "inpaint", **settings: Unpack[Settings]) -> Paint:
 
     def paint(case: Case) -> Pixels:
         image, mask = Image.fromarray(case.image), Image.fromarray((case.mask * 255).astype(np.uint8))
-        return np.asarray(model.inpaint(image, mask, case.prompt, seed=case.seed % SEEDS, **settings).image)
+        given: Settings = {"denoise": case.denoise, "threshold": 0.0 if is_soft(case) else 0.5, **settings}
+        return np.asarray(model.inpaint(image, mask, case.prompt, seed=case.seed % SEEDS, **given).image)
 
     return paint
 
