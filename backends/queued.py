@@ -1,4 +1,4 @@
-"""The prompt that is about to be queued, for nodes that check how they are wired (VALIDATE_INPUTS gets values only)."""
+"""The prompt that is about to be queued, for checks of the wiring: VALIDATE_INPUTS gets values only."""
 
 from __future__ import annotations
 

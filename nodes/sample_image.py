@@ -22,8 +22,8 @@ class SD2SampleImage:
 
     CATEGORY = "SD2/image"
     DESCRIPTION = (
-        "Load an image and a mask that come with this pack, to try a workflow. An image that is connected, such as one "
-        "of Load Image, takes their place."
+        "Load an image and a mask that come with this pack, to try a workflow. A connected image, such as that of "
+        "Load Image, takes their place."
     )
     SEARCH_ALIASES = ("example image", "demo image", "test image", "stable diffusion 2")
     RETURN_TYPES = ("IMAGE", "MASK")

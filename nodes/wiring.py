@@ -39,7 +39,7 @@ _inspections: dict[Path, tuple[tuple[int, int], Inspection]] = {}
 
 
 def checkpoint_problem(path: Path, prompt: Prompt, name: str) -> str:
-    """Return why the checkpoint at `path` does not fit the prompt where a loader names it `name`, else an empty string.
+    """Return why the checkpoint at `path`, which loaders call `name`, does not fit the prompt, else an empty string.
 
     Raises ValueError if the file is no checkpoint of the family. A file that would have to be read whole is not looked
     at.
@@ -89,13 +89,13 @@ def _conditioning_problems(file: Inspection, prompt: Prompt, sampler: str, loade
         need = NEEDS.get(own, NEEDS["inpaint"])
         if complete and need.required and own not in added:
             yield (
-                f"{model}, but the {side} prompt reaches {_title(prompt, sampler)} without {need.what}; put {need.node} "
-                f"between them, {need.otherwise}"
+                f"{model}, but the {side} prompt reaches {_title(prompt, sampler)} without {need.what}; put "
+                f"{need.node} between them, {need.otherwise}"
             )
 
 
 def _added(prompt: Prompt, link: Any) -> tuple[dict[Condition, str], bool]:  # noqa: ANN401  any JSON value
-    """Follow a conditioning up to its prompts: the node of each condition on the way, and whether all of it is known."""
+    """Follow a conditioning up to its prompts: the node of each condition, and whether everything there is known."""
     added: dict[Condition, str] = {}
     complete, prompts, links, seen = True, 0, [link], set()
     while links:

@@ -1,7 +1,7 @@
 """The colors of latents without their decoder: the fit, the metadata, and the maps in the bundled files."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ DEMOS = sorted(BUNDLED.glob("*.safetensors"))
 MAP = LatentRGB(((0.5, 0.0, 0.1), (0.0, 0.4, 0.0), (-0.2, 0.0, 0.3), (0.1, 0.2, 0.2)), (0.05, -0.1, 0.2))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Linear:
     """An autoencoder whose latents are a linear function of the means of 8x8 pixels, inverse to MAP."""
 
-    spec: AutoencoderSpec = AutoencoderSpec()
+    spec: AutoencoderSpec = field(default_factory=AutoencoderSpec)
 
     def encode(self, images):
         rgb = F.avg_pool2d(2 * images.movedim(-1, 1) - 1, 8).movedim(1, -1)

@@ -113,7 +113,7 @@ def test_a_workflow_is_refused_before_it_runs(problem, tmp_path):
     workflow = graph.read(path, LIBRARY)
     (loader,) = [node for node in workflow.prompt.values() if node["class_type"] == "SD2CheckpointLoader"]
     loader["inputs"]["ckpt_name"] = "v2-inpaint.safetensors"
-    with pytest.raises(WorkflowError, match='"Checkpoint": v2-inpaint.safetensors has no depth estimator, which Est'):
+    with pytest.raises(WorkflowError, match=r'"Checkpoint": v2-inpaint.safetensors has no depth estimator, which Est'):
         check(workflow, LIBRARY)
     with checking({}):
         assert LOADER.VALIDATE_INPUTS("v2-inpaint.safetensors") is True  # of no prompt that is known

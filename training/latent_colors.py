@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def set_metadata(path: Path, key: str, value: str) -> None:
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def main() -> None:
