@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ..models.specs import ModelSpec, Prediction
 from ..pipeline import components
@@ -15,7 +16,17 @@ from ..pipeline.stable_diffusion import StableDiffusion
 from ..samplers import NoiseSchedule
 from .folders import input_dir, list_models, model_dirs, resolve_model
 
-__all__ = ["identify", "input_dir", "list_models", "load", "load_checkpoint", "resolve_model", "sample", "schedule"]
+__all__ = [
+    "identify",
+    "input_dir",
+    "list_models",
+    "load",
+    "load_checkpoint",
+    "resolve_model",
+    "sample",
+    "schedule",
+    "show",
+]
 
 
 def load(
@@ -51,3 +62,8 @@ def identify(model: Model) -> tuple[str, ModelSpec | None]:
 def schedule(model: Model) -> NoiseSchedule:
     """Return the noise schedule that the model was trained on."""
     return model.schedule
+
+
+def show(images: Tensor) -> list[dict[str, str]]:
+    """Return what the canvas shows of images: nothing without a canvas."""
+    return []

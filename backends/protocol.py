@@ -61,3 +61,6 @@ class Backend(Protocol):
         mask: Tensor | None,
     ) -> Tensor:
         """Sample: latent and noise [B, 4, h, w], mask [B, 1, h, w] with 1 where to repaint -> latent, unscaled."""
+
+    def show(self, images: Tensor) -> list[dict[str, str]]:
+        """Prepare images [B, H, W, 3] for the canvas to show on a node; an empty list without a canvas."""

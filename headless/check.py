@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..backends.queued import checking
 from .canvas import Prompt
 from .graph import Library, Workflow, WorkflowError, is_link, label, needed, order, outputs
 from .inputs import Input, inputs_of
@@ -23,7 +24,9 @@ def check(workflow: Workflow, library: Library) -> None:
     effective = needed(prompt, library)
     running = [node_id for node_id in prompt if node_id in effective]
     for node_id in running:
-        problems += [f"{label(prompt, node_id)}{problem}" for problem in _node_problems(workflow, node_id, library)]
+        with checking(prompt):
+            found = [*_node_problems(workflow, node_id, library)]
+        problems += [f"{label(prompt, node_id)}{problem}" for problem in found]
     if not outputs(prompt, library):
         problems.append("the workflow has no output node; add one, such as Save Image")
     try:

@@ -89,6 +89,11 @@ def _load(path: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def stays_on_disk(path: Path) -> bool:
+    """Whether `read` maps the tensors of a file; else it reads them all."""
+    return _is_safetensors(path) or _can_map(path)
+
+
 def _can_map(path: Path) -> bool:
     """Whether the tensors of a pickle can stay on disk: a zip archive none of whose entries is compressed.
 

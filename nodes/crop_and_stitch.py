@@ -23,7 +23,14 @@ class SD2InpaintCrop:
         "Crop the surroundings of the masked area and resize them to the size the model was trained at. Small holes "
         "in large images come out sharper and faster. SD2 Inpaint Stitch puts the result back."
     )
-    SEARCH_ALIASES = ("crop and stitch", "inpaint crop", "only masked", "inpaint at full resolution", "detailer")
+    SEARCH_ALIASES = (
+        "crop and stitch",
+        "inpaint crop",
+        "outpaint",
+        "only masked",
+        "inpaint at full resolution",
+        "detailer",
+    )
     RETURN_TYPES = ("IMAGE", "MASK", "SD2_STITCH")
     RETURN_NAMES = ("image", "mask", "stitch")
     OUTPUT_IS_LIST = (True, True, True)

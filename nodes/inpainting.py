@@ -234,7 +234,7 @@ class SD2VAEEncodeForInpaint:
         "Prepare an image for an inpainting checkpoint: the mask and the masked image go into the conditioning, the "
         "image goes into the latent. Sizes that are not multiples of 8 are padded, and SD2 VAE Decode crops them back."
     )
-    SEARCH_ALIASES = ("inpaint", "inpaint model conditioning", "vae encode inpaint", "masked content")
+    SEARCH_ALIASES = ("inpaint", "outpaint", "inpaint model conditioning", "vae encode inpaint", "masked content")
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     OUTPUT_TOOLTIPS = (
@@ -294,7 +294,7 @@ class SD2Composite:
         "Composite the generated image over the original where the mask is above 0, and hide the edge inside the "
         "mask. Where the mask is 0, the original pixels are kept exactly."
     )
-    SEARCH_ALIASES = ("paste back", "stitch", "image composite masked", "blend images")
+    SEARCH_ALIASES = ("paste back", "stitch", "outpaint", "image composite masked", "blend images")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The original image with the masked area repainted.",)

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 
 from ..backends import backend
+from ..backends.queued import queued
 from ..models.noise_augmentation import STATISTICS_FILES
 from ..models.specs import Prediction
+from .wiring import checkpoint_problem
 
 DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -21,7 +23,15 @@ class SD2CheckpointLoader:
         "Load a checkpoint of the Stable Diffusion 2 family (or 1.x): text-to-image, inpainting, depth, unCLIP or x4. "
         "The kind is detected from the file; the report explains how."
     )
-    SEARCH_ALIASES = ("load model", "stable diffusion 2", "sd2 checkpoint", "inpainting model")
+    SEARCH_ALIASES = (
+        "load model",
+        "stable diffusion 2",
+        "sd2 checkpoint",
+        "inpainting model",
+        "outpainting model",
+        "v-prediction",
+        "v prediction",
+    )
     RETURN_TYPES = ("MODEL", "CLIP", "VAE", "CLIP_VISION", "SD2_DEPTH_MODEL", "STRING")
     RETURN_NAMES = ("model", "clip", "vae", "clip_vision", "depth_model", "report")
     OUTPUT_TOOLTIPS = (
@@ -65,10 +75,10 @@ class SD2CheckpointLoader:
         if ckpt_name is None:  # linked: its value is not known yet
             return True
         try:
-            backend.resolve_model("checkpoints", ckpt_name)
+            path = backend.resolve_model("checkpoints", ckpt_name)
+            return checkpoint_problem(path, queued(), ckpt_name) or True
         except ValueError as error:
             return str(error)
-        return True
 
     @classmethod
     def IS_CHANGED(cls, ckpt_name: str, prediction: str, dtype: str) -> str:

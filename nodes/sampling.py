@@ -69,7 +69,16 @@ class SD2KSampler:
         "Sample a latent. With the ldm scheduler, ddim and plms match Stability's reference code; the other names "
         "mean the same as in KSampler."
     )
-    SEARCH_ALIASES = ("ksampler", "sample", "denoise", "ddim", "plms", "generate")
+    SEARCH_ALIASES = (
+        "ksampler",
+        "sample",
+        "denoise",
+        "ddim",
+        "plms",
+        "generate",
+        "v-prediction",
+        "stable diffusion 2",
+    )
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("latent",)
     OUTPUT_TOOLTIPS = ("The sampled latent, for SD2 VAE Decode.",)

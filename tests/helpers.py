@@ -12,7 +12,8 @@ WIDGETS = {"seed": 5, "steps": 2, "cfg": 4.0, "sampler_name": "ddim", "scheduler
 
 def call(node, *args, **kwargs):
     """Run a node, by its id; its outputs."""
-    return getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(*args, **kwargs)
+    returned = getattr(NODE_CLASS_MAPPINGS[node](), NODE_CLASS_MAPPINGS[node].FUNCTION)(*args, **kwargs)
+    return returned["result"] if isinstance(returned, dict) else returned
 
 
 def declared(node):

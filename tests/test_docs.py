@@ -25,6 +25,9 @@ PAGES = ROOT / "web" / "docs"
 LANGUAGES = ("en", "zh")
 WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING"}
 SECTIONS = ("Graph", "Inputs", "Outputs", "Tips", "When something goes wrong", "See also")
+VALUED = re.compile(r"\*(.+?)\*<br>(.+)")  # a cell: what an input takes or an output is, then its meaning
+PANEL, CELL_PADDING = 282, 16  # pixels, of the node info panel's text at its usual width
+LETTER, CAPITAL, CODE_LETTER, CODE_PADDING = 7.4, 9.3, 8.5, 10  # pixels, measured there
 CHINESE = re.compile("[\u4e00-\u9fff]")
 # what a ComfyUI installation has already, from its requirements.txt
 WITH_COMFYUI = {"torch", "safetensors", "einops", "numpy", "Pillow", "tqdm", "scipy", "spandrel"}
@@ -65,7 +68,7 @@ def texts(entry, path=()):
 
 def sections(node):
     """A help page by its headings."""
-    page = (PAGES / f"{node}.md").read_text(encoding="utf-8")
+    page = (PAGES / f"{node}.md").read_text(encoding="utf-8").replace("<wbr>", "")
     return dict(re.findall(r"^#+ (.*)\n((?:(?!#).*\n?)*)", page, re.MULTILINE))
 
 
@@ -94,7 +97,17 @@ def value_cell(node, name):
 
 
 def _short(number):
+    if number == 2**64 - 1:
+        return "2⁶⁴ - 1"
     return str(int(number)) if number == int(number) else str(number)
+
+
+def widest(text):
+    """The width of a text's longest word in pixels; code wraps at spaces as well, and nothing wraps at a slash."""
+    code = [CODE_LETTER * len(word) + CODE_PADDING for part in re.findall("`(.*?)`", text) for word in part.split()]
+    plain = re.sub(r"!?\[(.*?)\]\(.*?\)", r"\1", re.sub("`.*?`|<br>|<wbr>", " ", text))
+    words = [word.strip("*") for word in re.split(r"[\s-]", plain)]
+    return max([*code, *(sum(CAPITAL if c.isupper() else LETTER for c in word) for word in words)], default=0)
 
 
 def numbers(text):
@@ -127,11 +140,25 @@ def test_every_node_has_a_help_page():
 def test_help_page_tells_of_every_input_and_output(node):
     cls, page = NODE_CLASS_MAPPINGS[node], sections(node)
     assert list(page) == [NODE_DISPLAY_NAME_MAPPINGS[node], *SECTIONS]
-    inputs = [(name, value) for name, value, text in rows(node, "Inputs") if text]
-    assert inputs == [(f"`{name}`", value_cell(node, name)) for name in declared(node)]
-    outputs = [(name, kind) for name, kind, text in rows(node, "Outputs") if text]
+    inputs = {name: VALUED.fullmatch(text)[1] for name, text in rows(node, "Inputs")}
+    assert list(inputs.items()) == [(f"`{name}`", value_cell(node, name)) for name in declared(node)]
+    outputs = [(name, VALUED.fullmatch(text)[1]) for name, text in rows(node, "Outputs")]
     names = [f"`{name}`" for name in cls.RETURN_NAMES]
     assert outputs == list(zip(names, cls.RETURN_TYPES, strict=True))
+
+
+@pytest.mark.cosmetics
+@pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)
+def test_help_page_fits_the_narrow_panel(path):
+    """Its text is 282 px wide: no code block, and in tables two columns whose longest words fit beside each other."""
+    text = path.read_text(encoding="utf-8")
+    assert "```" not in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert {len(row) for row in cells} == {2}
+        columns = [max(map(widest, column)) + CELL_PADDING for column in zip(*cells, strict=True)]
+        assert sum(columns) <= PANEL, (columns, cells[0])
+    assert widest(text.replace("|", " ")) <= PANEL
 
 
 @pytest.mark.cosmetics

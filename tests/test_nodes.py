@@ -44,7 +44,7 @@ INPUTS = {
     "SD2InpaintStitch": "stitch image color_match blend",
     "SD2DepthEstimate": "depth_model image",
     "SD2DepthConditioning": "positive negative depth width height",
-    "SD2SampleImage": "name",
+    "SD2SampleImage": "name image mask",
     "SD2RandomMask": "width height seed coverage kind",
     "SD2UpscaleConditioning": "positive negative image noise_level seed",
     "SD2ColorMatch": "image reference enabled",
@@ -501,6 +501,16 @@ def test_sample_images(tmp_path, monkeypatch):
     assert not call("SD2SampleImage", "alone.png")[1].any()
     with pytest.raises(ValueError, match="is outside"):
         call("SD2SampleImage", "../alone.png")
+    own, drawn = picture(5, 7), torch.ones(1, 5, 7)
+    assert all(map(torch.equal, call("SD2SampleImage", "park.png", image=own, mask=drawn), (own, drawn)))
+    assert all(map(torch.equal, call("SD2SampleImage", "park.png", image=own), (own, torch.zeros(1, 5, 7))))
+    assert all(map(torch.equal, call("SD2SampleImage", "park.png", mask=drawn), (image, drawn)))
+
+
+@pytest.mark.parametrize("words", ["v-prediction", "outpaint", "inpaint", "stable diffusion 2"])
+def test_the_node_search_finds_what_people_type(words):
+    found = [name for name, cls in NODE_CLASS_MAPPINGS.items() if words in cls.SEARCH_ALIASES]
+    assert found
 
 
 # files

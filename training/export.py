@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.detection import GROUP_SIZE
+from ..models.latent_rgb import LATENT_RGB
 from ..models.specs import Prediction
 from ..models.weights_file import REST, part, read
 from ..pipeline.components import VAE
-from . import depth_phase, unclip_phase, upscale_phase
+from . import dataset, depth_phase, latent_colors, unclip_phase, upscale_phase
 from .autoencoder_phase import load_autoencoder
 from .latent_cache import scene_latents
-from .networks import AUTOENCODER
 from .trainer import averaged
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
@@ -71,8 +71,6 @@ def checkpoint_tensors(phase: str, folder: Path, vae: VAE, vocabulary: Tensor) -
     """Collect the checkpoint of a phase trained in `folder`; `vocabulary`: the tokens that captions hold."""
     weights = averaged(folder / f"{phase}.pt")
     zero_untrained_tokens(weights, vocabulary)
-    if phase == "upscale":
-        vae = upscale_phase.load_upscale_autoencoder(folder)
     tensors = checkpoint(weights, vae)
     extra = EXTRA_TENSORS[phase](folder, weights) if phase in EXTRA_TENSORS else {}
     for key, tensor in extra.items():
@@ -98,20 +96,23 @@ def without_shared_parts(tensors: dict[str, Tensor], other: dict[str, Tensor]) -
 def write(phase: str, folder: Path, out: Path, vae: VAE, vocabulary: Tensor) -> Path:
     """Write the file of a phase, without the parts that it shares with the base's file beside it."""
     file = FILES[phase]
+    if phase == "upscale":
+        vae = upscale_phase.load_upscale_autoencoder(folder)
+    images, _ = dataset.scenes(folder, dataset.VALIDATION_COUNT, dataset.FIRST_UNSEEN)
     metadata = {
         "modelspec.title": file.title,
         "modelspec.description": DESCRIPTION,
         "modelspec.prediction_type": file.prediction,
         "modelspec.license": "Apache-2.0",
         "modelspec.resolution": "128x128",
+        GROUP_SIZE: str(vae.spec.group_size),
+        LATENT_RGB: latent_colors.fit(vae, images).to_json(),
     }
     tensors = checkpoint_tensors(phase, folder, vae, vocabulary)
     if phase in EXTRA_TENSORS:
         base = FILES["base"].name
         tensors = without_shared_parts(tensors, read(out / base).tensors)
         metadata[REST] = base
-    spec = upscale_phase.AUTOENCODER if phase == "upscale" else AUTOENCODER
-    metadata[GROUP_SIZE] = str(spec.group_size)
     save_file(tensors, out / file.name, metadata)
     return out / file.name
 

@@ -5,11 +5,16 @@ ComfyUI lists only files in its own folders; this module adds the bundled files 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import folder_paths
+from torch import Tensor
 
+from ...pipeline.pil import to_pil
 from .. import folders
+
+PREVIEW_SIDE = 512  # pixels
 
 
 def list_models(kind: str) -> list[str]:
@@ -37,3 +42,17 @@ def resolve_model(kind: str, name: str) -> Path:
 def input_dir() -> Path:
     """Return the folder of input images."""
     return Path(folder_paths.get_input_directory())
+
+
+def show(images: Tensor) -> list[dict[str, str]]:
+    """Write small copies of images [B, H, W, 3] into the temporary folder; return them as the canvas shows them."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = []
+    for image in images:
+        picture = to_pil(image)
+        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        name = f"sd2_{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}.png"
+        picture.save(folder / name, compress_level=1)
+        shown.append({"filename": name, "subfolder": "", "type": "temp"})
+    return shown

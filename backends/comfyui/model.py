@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ...models.autoencoder import AutoencoderKL
 from ...models.checkpoint import Checkpoint
 from ...models.hooks import Control
+from ...models.latent_rgb import latent_rgb
 from ...models.specs import ModelSpec, UNetSpec
 from ...models.unet import UNet
 from ...pipeline import checks, depth, inpaint, unclip, upscale
@@ -85,6 +86,9 @@ def build_model(file: Checkpoint, weights: torch.dtype, compute: torch.dtype | N
     model = _base_model(file.spec, config)
     model.diffusion_model = file.unet.to(weights)
     model.sd2_name, model.sd2_spec = file.inspection.name, file.spec
+    if colors := latent_rgb(file.inspection.metadata):
+        model.latent_format.latent_rgb_factors = [list(row) for row in colors.factors]
+        model.latent_format.latent_rgb_factors_bias = list(colors.bias)
     if file.spec.condition == "inpaint":
         model.set_inpaint()
         model.blank_inpaint_image_like = _blank_image(file)

@@ -20,7 +20,7 @@ SETTINGS = {
     "Comfy.NodeSearchBoxImpl.FollowCursor": False,  # a chosen node lies where the search was opened
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
-    "Comfy.Execution.PreviewMethod": "none",  # their colours are not those of the demo's autoencoder
+    "Comfy.Execution.PreviewMethod": "none",  # a node that shows a preview late shows no result
     "LiteGraph.Node.TooltipDelay": 100,  # ms
 }
 READY = "window.LiteGraph?.registered_node_types?.SD2KSampler && window.app?.canvas?.graph"
@@ -42,12 +42,21 @@ SPOT = """([id, x, y]) => {
 }"""
 
 
-class Canvas:
-    """One page of `browser`; `locale` is the language of its interface."""
+VUE_BOXES = """() => [...document.querySelectorAll('[data-node-id]')].flatMap(element => {
+    const node = app.graph.getNodeById(element.dataset.nodeId)
+    const box = element.getBoundingClientRect(), canvas = app.canvas.canvas.getBoundingClientRect()
+    const scale = app.canvas.ds.scale, [x, y] = app.canvas.ds.offset
+    const across = at => (at - canvas.left) / scale - x, down = at => (at - canvas.top) / scale - y
+    return node ? [[node.title, across(box.left), down(box.top), across(box.right), down(box.bottom)]] : []
+})"""
 
-    def __init__(self, browser, server, locale="en"):
+
+class Canvas:
+    """One page of `browser`; `locale` is the language of its interface, `vue` whether it draws Nodes 2.0."""
+
+    def __init__(self, browser, server, locale="en", *, vue=False):
         self.server = server
-        server.post("/settings", {**SETTINGS, "Comfy.Locale": locale})
+        server.post("/settings", {**SETTINGS, "Comfy.Locale": locale, "Comfy.VueNodes.Enabled": vue})
         self.page = browser.new_page(viewport={"width": 1600, "height": 900})
         self.page.set_default_timeout(PATIENCE)
         self.page.goto(f"http://127.0.0.1:{server.port}/")
@@ -84,6 +93,22 @@ class Canvas:
         download.value.save_as(path)
         return json.loads(path.read_text(encoding="utf-8"))
 
+    def vue_nodes(self):
+        """Of every node in Nodes 2.0 its title and the box it takes, in graph units: left, top, right, bottom."""
+        return self.page.evaluate(VUE_BOXES)
+
+    def groups(self):
+        """The boxes of the groups."""
+        return self.page.evaluate(
+            "app.graph.groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])"
+        )
+
+    def fix_seeds(self):
+        self.page.evaluate(
+            "app.graph.nodes.forEach(n => (n.widgets ?? []).forEach(w =>"
+            " { if (w.name === 'control_after_generate') w.value = 'fixed' }))"
+        )
+
     def nodes(self):
         """Of every node its id, type, title, size, least size, and whether it is red or unknown."""
         return self.page.evaluate(
@@ -105,7 +130,11 @@ class Canvas:
         prompt = answer.value.request.post_data_json["prompt"]
         entry = self.server.wait(answer.value.json()["prompt_id"], timeout)
         assert entry["status"]["status_str"] == "success", entry["status"]
-        images = {int(node): shown["images"][0] for node, shown in entry["outputs"].items() if "images" in shown}
+        images = {
+            int(node): shown["images"][0]
+            for node, shown in entry["outputs"].items()
+            if node.isdecimal() and "images" in shown
+        }
         for node, image in images.items():
             name = urllib.parse.urlencode({"filename": image["filename"]})
             self.page.wait_for_function(

@@ -30,7 +30,8 @@ sys.path.append(str(ROOT / "tests"))  # behind ComfyUI's own
 def node(name, *given, **inputs):
     """Run one of the pack's nodes; its outputs."""
     node_class = NODES[name]
-    return getattr(node_class(), node_class.FUNCTION)(*given, **inputs)
+    returned = getattr(node_class(), node_class.FUNCTION)(*given, **inputs)
+    return returned["result"] if isinstance(returned, dict) else returned
 
 
 def gap(a, b):

@@ -127,7 +127,7 @@ class Server:
         return {
             node: picture(self.base / "output" / shown["images"][0]["filename"])
             for node, shown in entry["outputs"].items()
-            if "images" in shown
+            if "images" in shown and shown["images"][0]["type"] == "output"
         }
 
 

@@ -56,9 +56,11 @@ def test_template_runs_and_is_the_same_after_saving(canvas, server, path, tmp_pa
     assert [node for node in nodes if node["least"][0] > node["size"][0] or node["least"][1] > node["size"][1]] == []
     assert canvas.hidden_lines() == [0]  # of the one note
 
+    canvas.fix_seeds()
     prompt, files = canvas.run()
     assert calls(prompt) == calls(graph.read(path, LIBRARY).prompt)
-    assert files
+    bundled = {int(node["id"]) for node in nodes if node["type"] == "SD2SampleImage"}
+    assert bundled < set(files)  # they show what they give
     for node, file in files.items():
         assert difference(canvas.shown(node), picture(file)) == 0
     if (where := os.environ.get("SD2_SCREENSHOT")) and path.stem == "inpaint":
@@ -71,8 +73,51 @@ def test_template_runs_and_is_the_same_after_saving(canvas, server, path, tmp_pa
     again, files_again = canvas.run()
     assert calls(again) == calls(prompt)
     for node, file in files_again.items():
-        assert file != files[node]  # nothing came from the cache
+        assert node in bundled or file != files[node]  # nothing came from the cache
         assert difference(picture(file), picture(files[node])) == 0
+
+
+@pytest.fixture(scope="module")
+def vue(browser, server):
+    canvas = Canvas(browser, server, vue=True)
+    yield canvas
+    canvas.page.close()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_nodes_2_stay_in_their_groups_and_apart(vue, path):
+    vue.open_template(path.stem)
+    vue.page.wait_for_timeout(1000)  # ms, for the sizes to settle
+    boxes, groups = vue.vue_nodes(), vue.groups()
+    assert {title for title, *_ in boxes} == {node["title"] for node in saved(path)["nodes"]}
+    for title, left, top, right, bottom in boxes:
+        inside = [a < left and b < top and right < c and bottom < d for a, b, c, d in groups]
+        assert inside.count(True) == 1, title
+        for other, x, y, z, w in boxes:
+            assert other == title or left >= z or x >= right or top >= w or y >= bottom, (title, other)
+
+
+def test_blueprint_is_found_and_added(canvas, server):
+    if not any(entry["name"] == "Inpaint (SD2)" for entry in server.get("/global_subgraphs").values()):
+        pytest.skip("this ComfyUI offers no blueprints of packs")
+    node = canvas.add("Inpaint (SD2)", "Inpaint (SD2)")
+    assert (node["title"], node["red"]) == ("Inpaint (SD2)", False)
+    inside = canvas.page.evaluate("app.graph.nodes[0].subgraph.nodes.map(n => n.type)")
+    assert {"SD2InpaintCrop", "SD2KSampler", "SD2InpaintStitch"} <= set(inside)
+    assert canvas.page.evaluate("app.graph.nodes[0].widgets.map(w => w.name)")[0] == "text"
+
+
+def test_a_wrong_checkpoint_is_marked_on_its_node_before_anything_is_queued(canvas):
+    canvas.open_template("depth2img")
+    chosen = "n => n.type === 'SD2CheckpointLoader'"
+    canvas.page.evaluate(f"app.graph.nodes.find({chosen}).widgets[0].value = 'v2-inpaint.safetensors'")
+    with canvas.page.expect_response("**/prompt") as answer:
+        canvas.page.get_by_test_id("queue-button").first.click()
+    assert answer.value.status == 400
+    (wrong,) = answer.value.json()["node_errors"].items()
+    assert wrong[1]["class_type"] == "SD2CheckpointLoader"
+    assert "has no depth estimator, which Estimate depth needs" in wrong[1]["errors"][0]["details"]
+    canvas.page.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
@@ -94,6 +139,9 @@ def test_node_is_found_added_and_explained(canvas, server, name):
 
     page = canvas.help(node["id"])
     page.get_by_role("heading", name=title, exact=True).wait_for()
+    assert page.evaluate(
+        "p => [p, ...p.querySelectorAll('*')].every(e => e.scrollWidth <= Math.max(e.clientWidth, 282))"
+    )
     assert {entry.inner_text() for entry in page.locator("tr td:first-child code").all()} >= set(inputs)
     for image in page.locator("img").all():
         assert image.evaluate("async image => (await image.decode(), image.naturalWidth)")
