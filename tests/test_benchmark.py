@@ -88,7 +88,7 @@ def test_it_prints_a_table_and_paints_nothing_twice(tmp_path, monkeypatch, capsy
     assert sorted(painted) == sorted(2 * sets)
     assert len(table) == 2 + len(sets)
     assert len({line.count("|") for line in table}) == 1
-    assert "| object | ours | 0 | 0.00 | 0.0 / 0.0 | 0.0 | exact |" in table[2]
+    assert "| object | 2 | ours | 0 | 0.00 | 0.0 / 0.0 | 0.0 | exact |" in table[2]
     assert sheet.is_file()
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # it needs packages of comfy-cli
 
 Painters = Mapping[str, Callable[[], Paint]]
 FOLDER = Path(__file__).parent / "runs"
-HEAD = "| cases | by | changed outside | seam | ring: shift / error | hole | kept | object | color | s |"
+HEAD = "| cases | n | by | changed outside | seam | ring: shift / error | hole | kept | object | color | s |"
 SHADE = 0.5  # of the hole in the sheet
 LABEL, FONT = 220, 16  # pixels: the width of the sheet's labels, and their letters
 
@@ -103,7 +103,7 @@ def row(name: str, given: Sequence[Case], painted: Sequence[Painted], classifier
     kept = f"{found.kept:.1f} dB" if np.isfinite(found.kept) else "exact"
     changed = f"{found.changed:.0f} px, up to {found.most}" if found.most else "0"
     ring = f"{found.shift:.1f} / {found.error:.1f}"
-    cells = (given[0].name, name, changed, f"{found.seam:.2f}", ring, f"{found.hole:.1f}", kept)
+    cells = (given[0].name, str(len(given)), name, changed, f"{found.seam:.2f}", ring, f"{found.hole:.1f}", kept)
     return " | ".join(("|", *cells, *rates(given, painted, classifier), f"{seconds:.1f} |"))[2:]
 
 
