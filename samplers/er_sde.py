@@ -7,13 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from .solver import Callback, Denoise, NoiseSampler, Step, intervals
+from .solver import Callback, Denoise, NoiseSampler, Settle, Step, intervals, unsettled
 
 POINTS = 200  # of the integrals
 
 
 def sample_er_sde(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseSampler, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: NoiseSampler,
+    settle: Settle = unsettled,
+    callback: Callback | None = None,
 ) -> Tensor:
     """ER-SDE-Solver-3: arXiv:2309.06169 algorithm 3, with the phi that the paper recommends.
 
@@ -24,6 +30,7 @@ def sample_er_sde(
     steps = intervals(sigmas)
     past: list[tuple[float, Tensor, Tensor | None]] = []  # sigma, x0 and x0' of the last two steps, the last first
     for i, (sigma, sigma_next) in enumerate(steps):
+        x = settle(x, sigma)
         denoised = denoise(x, sigma)
         if callback is not None:
             callback(Step(i, len(steps), x, denoised, sigma))

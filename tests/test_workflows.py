@@ -267,7 +267,8 @@ def drawn(path, picture, mask):
     if any(sides):
         return functional.pad(picture, (0, 0, *sides)), functional.pad(torch.zeros_like(mask), sides, value=1)
     (values,) = [node["widgets_values"] for node in saved(path)["nodes"] if node["type"] == "SD2MaskPreprocess"]
-    return picture, 1 - mask if values[-1] else mask
+    invert = values[4]
+    return picture, 1 - mask if invert else mask
 
 
 @pytest.mark.parametrize("path", INPAINTING, ids=named)
