@@ -38,6 +38,9 @@ def missing():
     return ""
 
 
+REFUSED = (ValueError, RuntimeError)  # before a prompt is queued, or by a node
+
+
 class Server:
     """ComfyUI with its own folders under `base`."""
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import sd2_family
 from diffusers_keys import official_pipeline
-from live import ROOT, Graph, difference, picture, sampled
+from live import REFUSED, ROOT, Graph, difference, picture, sampled
 from sd2_family.headless.cli import main
 from sd2_family.models.checkpoint import load_checkpoint
 
@@ -216,7 +216,7 @@ def test_errors_are_those_without_comfyui(server):
     graph = Graph()
     model, clip, vae = graph.load("v2-depth.safetensors")
     sampled(graph, model, clip, vae)
-    with pytest.raises(RuntimeError, match=r"depth-guided generation.*without a depth map"):
+    with pytest.raises(REFUSED, match=r"depth-guided generation.*without a depth map"):
         server.run(graph)
     graph = Graph()
     model, _, vae = graph.load("v2-base.safetensors")
@@ -233,7 +233,7 @@ def test_errors_are_those_without_comfyui(server):
         "SD2KSampler", model=model, positive=inpaint(), negative=inpaint(1), latent_image=inpaint(2), **values
     )()
     graph.save(graph.add("VAEDecode", samples=samples, vae=vae)())
-    with pytest.raises(RuntimeError, match=r"has an inpainting mask, which needs a checkpoint of kind .*v2-inpaint"):
+    with pytest.raises(REFUSED, match=r"SD2VAEEncodeForInpaint needs one of kind .*v2-inpaint"):
         server.run(graph)
 
 

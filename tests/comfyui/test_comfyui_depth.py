@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from live import Graph, difference, picture
+from live import REFUSED, Graph, difference, picture
 from safetensors.torch import save_file
 from sd2_family.headless.cli import main
 from tiny import tiny_state
@@ -92,7 +92,7 @@ def test_a_map_for_another_model_is_refused(server, sampler, model, task):
     graph = Graph()
     image = forest(graph)
     sampled(graph, sampler, image, depth_map(graph, image), model=model)
-    with pytest.raises(RuntimeError, match=rf"{model}.safetensors is a checkpoint for {task} .*512-depth-ema"):
+    with pytest.raises(REFUSED, match=rf"{model}.safetensors is a checkpoint for {task} .*512-depth-ema"):
         server.run(graph)
 
 
@@ -100,7 +100,7 @@ def test_a_map_for_another_model_is_refused(server, sampler, model, task):
 def test_a_depth_model_without_a_map_is_refused(server, sampler):
     graph = Graph()
     sampled(graph, sampler, forest(graph), None)
-    with pytest.raises(RuntimeError, match=r"v2-depth.safetensors is .*put SD2 Depth Conditioning"):
+    with pytest.raises(REFUSED, match=r"v2-depth.safetensors is .*put SD2 Depth Conditioning"):
         server.run(graph)
 
 
@@ -110,5 +110,8 @@ def test_a_file_without_an_estimator_is_refused(server):
     graph = Graph()
     image = forest(graph)
     sampled(graph, "KSampler", image, depth_map(graph, image, "no-midas"))
-    with pytest.raises(RuntimeError, match=r"no-midas.safetensors has no depth estimator; load 512-depth-ema"):
+    with pytest.raises(
+        REFUSED,
+        match=r"no-midas.safetensors has no depth estimator, which SD2DepthEstimate needs; choose 512-depth-ema",
+    ):
         server.run(graph)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from live import Graph, difference, picture
+from live import REFUSED, Graph, difference, picture
 from safetensors.torch import save_file
 from sd2_family.headless.cli import main
 
@@ -114,8 +114,12 @@ def test_embeddings_from_here(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "encoder", "message"),
     [
-        ("v2-base", "v2-base", "v2-base.safetensors has no image encoder; unCLIP needs sd21-unclip-h"),
-        ("v2-base", "unclip-h", "has an image embedding, which needs a checkpoint of kind unclip-h or unclip-l"),
+        (
+            "v2-base",
+            "v2-base",
+            "v2-base.safetensors has no image encoder, which CLIPVisionEncode needs; choose sd21-unclip-h",
+        ),
+        ("v2-base", "unclip-h", "SD2UnCLIPConditioning needs one of kind unclip-h or unclip-l"),
         ("unclip-h", "unclip-l", "48-dim, but unclip-h.safetensors expects 64"),
     ],
 )
@@ -125,5 +129,5 @@ def test_wrong_pairings_are_named_whatever_the_sampler(server, sampler, model, e
     variation(
         graph, load(graph, f"{model}.safetensors"), lambda text: ours(graph, text, output, 1.0, 0), sampler=sampler
     )
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(REFUSED, match=message):
         server.run(graph)
