@@ -141,6 +141,9 @@ class Server:
             raise NodeError("the job was removed from the server's queue")
         _raise_failure(job, workflow.prompt)
         for node_id, shown in job["outputs"].items():
+            node_class = self.library.classes.get(workflow.prompt.get(node_id, {}).get("class_type", ""))
+            if node_class is not None and not getattr(node_class, "OUTPUT_NODE", False):
+                continue  # it shows what it loads or computes
             files = [file for entries in shown.values() for file in entries if isinstance(file, dict)]
             made = [self._fetch(file) for file in files if file.get("type") in ("output", "temp")]
             yield job["meta"][node_id]["display_node"], {"images": made, "text": shown.get("text", ())}

@@ -166,13 +166,31 @@ def test_what_the_server_refuses_is_said_as_without_it(sd2, capsys, setting, sai
     assert said in capsys.readouterr().err
 
 
-def test_a_node_that_fails_is_one_sentence_and_status_1(sd2, capsys):
+def test_a_wrong_checkpoint_is_one_sentence_and_status_2(sd2, capsys):
     workflow = str(ROOT / "workflows" / "inpaint.json")
-    assert sd2(workflow, "--set", "Checkpoint.ckpt_name=v2-base.safetensors") == 1
+    assert sd2(workflow, "--set", "Checkpoint.ckpt_name=v2-base.safetensors") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('sd2: node 2 "Checkpoint": v2-base.safetensors is a checkpoint for text-to-image')
+    assert "but Encode for inpainting needs one of kind v1-inpaint" in line
+
+
+def test_a_node_that_fails_is_one_sentence_and_status_1(sd2, capsys):
+    loader = {"ckpt_name": "v2-base.safetensors", "prediction": "auto", "dtype": "auto"}
+    upscale = {"positive": ["2", 0], "negative": ["2", 0], "image": ["3", 0], "noise_level": 20, "seed": 1}
+    write(
+        {
+            "1": {"class_type": "SD2CheckpointLoader", "inputs": loader},
+            "2": {"class_type": "SD2CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a house"}},
+            "3": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
+            "4": {"class_type": "SD2UpscaleConditioning", "inputs": upscale},
+            "5": {"class_type": "SD2VAEDecode", "inputs": {"samples": ["4", 2], "vae": ["1", 2], "tile_size": 0}},
+            "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "small"}},
+        }
+    )
+    assert sd2("w.json") == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("sd2: node ")
-    assert "failed: " in line
-    assert "v2-inpaint" in line
+    assert "failed: the latent needs a vae that decodes at 4x, but this one decodes at 8x" in line
 
 
 def test_what_a_node_says_is_the_same_there_and_here(sd2, caplog):
