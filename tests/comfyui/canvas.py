@@ -40,8 +40,17 @@ SPOT = """([id, x, y]) => {
     const box = app.canvas.canvas.getBoundingClientRect()
     return [(node.pos[0] + x + offset[0]) * scale + box.left, (node.pos[1] + y + offset[1]) * scale + box.top]
 }"""
-
-
+# every group and node in this box of the page: left, top, right, bottom
+WHOLE = """([left, top, right, bottom]) => {
+    const boxes = [...app.graph.groups, ...app.graph.nodes].map(
+        box => [box.pos[0], box.pos[1] - 30, box.pos[0] + box.size[0], box.pos[1] + box.size[1]])
+    const [x, y] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])))
+    const [z, w] = [2, 3].map(i => Math.max(...boxes.map(box => box[i])))
+    const view = app.canvas.ds, page = app.canvas.canvas.getBoundingClientRect()
+    view.scale = Math.min(1, (right - left) / (z - x), (bottom - top) / (w - y))
+    view.offset = [(left - page.left) / view.scale - x, (top - page.top) / view.scale - y]
+    app.canvas.setDirty(true, true)
+}"""
 VUE_BOXES = """() => [...document.querySelectorAll('[data-node-id]')].flatMap(element => {
     const node = app.graph.getNodeById(element.dataset.nodeId)
     const box = element.getBoundingClientRect(), canvas = app.canvas.canvas.getBoundingClientRect()
@@ -122,9 +131,15 @@ class Canvas:
             "notes => notes.map(note => note.scrollHeight - note.clientHeight)"
         )
 
+    def show_whole(self):
+        """The whole workflow in view, clear of the bars at the left and at the top."""
+        size = self.page.viewport_size
+        self.page.evaluate(WHOLE, [80, 100, size["width"] - 20, size["height"] - 20])
+
     def run(self, timeout=300):
         """Press Run: the prompt that the page sends, and the files by the node that shows them."""
         sent = "**/prompt"
+        self.show_whole()  # a node out of view does not load its image
         with self.page.expect_response(sent) as answer:
             self.page.get_by_test_id("queue-button").first.click()
         prompt = answer.value.request.post_data_json["prompt"]
@@ -153,10 +168,14 @@ class Canvas:
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
     def screenshot(self, path):
-        """The page at rest after a run."""
+        """The page at rest after a run, with the whole workflow in view. The canvas draws no text below 58 %."""
         self.page.get_by_test_id("queue-notification-banner").wait_for(state="hidden")
+        usual = self.page.viewport_size
+        self.page.set_viewport_size({"width": 1920, "height": 860})
+        self.show_whole()
         self.page.wait_for_timeout(1000)  # ms, for the drawing
         self.page.screenshot(path=path)
+        self.page.set_viewport_size(usual)
 
     def search(self, words):
         """What the node search offers after a double click on the canvas, which is cleared before."""

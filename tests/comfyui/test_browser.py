@@ -2,7 +2,8 @@
 
 Run by themselves, `.ci/run browser` or `pytest -m browser`: a page that is slow to draw holds nothing back.
 
-README's picture of the canvas: SD2_SCREENSHOT=web/docs/canvas.png pytest -m browser -k inpaint
+README's picture of the canvas:
+SD2_SCREENSHOT=web/docs/canvas.png pytest -m browser -k "same_after_saving and inpaint and not inpaint_"
 """
 
 import json
