@@ -56,7 +56,7 @@ INNER_STEPS = (
         "min": 0,
         "max": 100,
         "tooltip": "Langevin steps before each step, so that a checkpoint without inpainting channels repaints the "
-        "latent's mask in keeping with its surroundings. 5 is a good value; 0 is off.",
+        "latent's mask in keeping with its surroundings. 3 is a good value; 0 is off.",
     },
 )
 

@@ -31,7 +31,7 @@ NEEDS: dict[Condition, Need] = {
         keys=inpaint.KEYS,
         kinds="v1-inpaint (sd-v1-5-inpainting) or v2-inpaint (512-inpainting-ema)",
         node="SD2 VAE Encode (for Inpainting)",
-        instead=" and use VAE Encode with Set Latent Noise Mask, or set inner_steps of SD2 KSampler to 5",
+        instead=" and use VAE Encode with Set Latent Noise Mask, or set inner_steps of SD2 KSampler to 3",
     ),
     "depth": Need(
         what="a depth map",

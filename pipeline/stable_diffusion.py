@@ -35,7 +35,7 @@ Prompt = str | Sequence[str]
 Images = Callable[[Sampling], Tensor]
 RANDOM_SEEDS = 2**32
 INPAINT_CFG = 4.0  # of the inpainting workflows: a higher one shifts colors along the edge of the mask
-INNER_STEPS = 5  # of checkpoints without inpainting channels
+INNER_STEPS = 3  # of checkpoints without inpainting channels
 
 
 class Settings(TypedDict, total=False):
@@ -167,7 +167,7 @@ class StableDiffusion:
         the first two fade over `blur` pixels inside the mask. context: crop the mask's surroundings, this many times
         as large as the mask and context_px wider, to the model's own size; 0 repaints in the whole image. threshold:
         of the mask; 0 keeps it soft, and gray repaints the later the darker it is. cfg is 4 unless given, and
-        inner_steps 5 for checkpoints without inpainting channels.
+        inner_steps 3 for checkpoints without inpainting channels.
         """
         condition = self.loaded.model.spec.condition
         if condition == "upscale":

@@ -114,7 +114,7 @@ def test_the_nodes_of_an_inpainting_workflow_work_with_any_checkpoint(load):
     given = {"image": image, "mask": mask, "fill": "original", "keep_unmasked": True}
     positive, negative, latent = call("SD2VAEEncodeForInpaint", *prompts(file), file.vae, **given)
     assert sample(file, positive, negative, latent, inner_steps=1)["samples"].isfinite().all()
-    with pytest.raises(ValueError, match="or set inner_steps of SD2 KSampler to 5"):
+    with pytest.raises(ValueError, match="or set inner_steps of SD2 KSampler to 3"):
         sample(file, positive, negative, latent)
 
 
