@@ -140,10 +140,10 @@ class Server:
         if job is None:
             raise NodeError("the job was removed from the server's queue")
         _raise_failure(job, workflow.prompt)
+        others = workflow.prompt.keys() - graph.outputs(workflow.prompt, self.library)  # show what they load or compute
         for node_id, shown in job["outputs"].items():
-            node_class = self.library.classes.get(workflow.prompt.get(node_id, {}).get("class_type", ""))
-            if node_class is not None and not getattr(node_class, "OUTPUT_NODE", False):
-                continue  # it shows what it loads or computes
+            if node_id in others:
+                continue
             files = [file for entries in shown.values() for file in entries if isinstance(file, dict)]
             made = [self._fetch(file) for file in files if file.get("type") in ("output", "temp")]
             yield job["meta"][node_id]["display_node"], {"images": made, "text": shown.get("text", ())}
