@@ -140,7 +140,8 @@ class Server:
         if job is None:
             raise NodeError("the job was removed from the server's queue")
         _raise_failure(job, workflow.prompt)
-        others = workflow.prompt.keys() - graph.outputs(workflow.prompt, self.library)  # show what they load or compute
+        # nodes that are no outputs show what they load or compute, such as SD2SampleImage its image
+        others = workflow.prompt.keys() - graph.outputs(workflow.prompt, self.library)
         for node_id, shown in job["outputs"].items():
             if node_id in others:
                 continue
